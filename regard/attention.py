@@ -1,0 +1,244 @@
+"""Attention: the one place where softmax(Q K^T / sqrt(d_k)) V is written.
+
+Vaswani et al. 2017, "Attention Is All You Need", section 3.2: scaled dot-product attention (equation 1) and multi-head
+attention. Each stands here twice, side by side: `forward`, the fast way over a ragged batch, and `steps`, the same
+computation as named intermediate results for the queries one asks about.
+
+Axes: B rows of the batch, T query positions, S key positions, H heads, K head width, D width.
+A row of scores in which every key is masked gives zero weights, not NaN, in both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from regard.sequences import Layout, Sequences
+
+# Up to this many score entries a plain matrix product is faster than the fused kernel on a CPU while training, because
+# the fused kernel's backward pass recomputes the scores (benchmarks/train_step.py --attention).
+PLAIN_ATTENTION_ENTRIES = 1 << 24
+
+
+# --- the formula ------------------------------------------------------------------------------------------------------
+
+
+def scaled_dot_product_steps(
+    queries: Float[Tensor, "heads queries head_width"],
+    keys: Float[Tensor, "heads keys head_width"],
+    values: Float[Tensor, "heads keys head_width"],
+    allowed: Bool[Tensor, "queries keys"] | None = None,
+) -> dict[str, Tensor]:
+    """Equation 1, one named result a step: scores, scaled_scores, masked_scores, weights, mixed."""
+    scores = queries @ keys.transpose(-2, -1)
+    scaled_scores = scores / math.sqrt(queries.shape[-1])
+    masked_scores = scaled_scores if allowed is None else scaled_scores.masked_fill(~allowed, -math.inf)
+    weights = masked_scores.softmax(dim=-1).nan_to_num(0.0)  # a row without a key: 0 / 0
+    return {
+        "scores": scores,
+        "scaled_scores": scaled_scores,
+        "masked_scores": masked_scores,
+        "weights": weights,
+        "mixed": weights @ values,
+    }
+
+
+def scaled_dot_product(
+    queries: Float[Tensor, "rows heads queries head_width"],
+    keys: Float[Tensor, "rows heads keys head_width"],
+    values: Float[Tensor, "rows heads keys head_width"],
+    mask: Mask | None = None,
+) -> Float[Tensor, "rows heads queries head_width"]:
+    """Equation 1, the fast way: a fused kernel, or one batched product each way where that is faster."""
+    if queries.device.type == "cpu" and queries.requires_grad and _entries(queries, keys) <= PLAIN_ATTENTION_ENTRIES:
+        scores = (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-2, -1)
+        if mask is not None:
+            scores += mask.bias(scores.dtype)
+        mixed = scores.softmax(dim=-1) @ values
+    else:
+        bias = None if mask is None else mask.bias(queries.dtype)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+    if mask is not None and mask.has_empty_rows:
+        mixed = mixed.masked_fill(~mask.allowed.any(dim=-1, keepdim=True), 0.0)
+    return mixed
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which query may look at which key: `allowed`, broadcast over rows, heads and queries. Shared by all layers."""
+
+    allowed: Bool[Tensor, "rows 1 queries keys"]
+
+    def bias(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 queries keys"]:
+        """0 where allowed, a very low finite score elsewhere (-inf would make NaN of a row without a key)."""
+        return self._bias.to(dtype)
+
+    @cached_property
+    def _bias(self) -> Tensor:
+        return torch.zeros(self.allowed.shape, device=self.allowed.device).masked_fill_(~self.allowed, -1e9)
+
+    @cached_property
+    def has_empty_rows(self) -> bool:
+        return not bool(self.allowed.any(dim=-1).all())
+
+
+def make_mask(queries: Layout, keys: Layout, causal: bool = False) -> Mask | None:
+    """The mask of one attention call: padding of the keys, and the future if `causal`. None where nothing is hidden."""
+    if keys.even and not causal:
+        return None
+    allowed = keys.present[:, None, None, :]
+    if causal:
+        allowed = allowed & causal_mask(queries.longest, keys.longest, keys.device)
+    return Mask(allowed)
+
+
+def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "queries keys"]:
+    """A query sees itself and what came before it; the last query sees the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(diagonal=keys - queries)
+
+
+# --- multi-head attention ---------------------------------------------------------------------------------------------
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each on its own projection of width K = D / H (section 3.2.2).
+
+    The three projections are one matrix, `projection`: rows 0..D make queries, D..2D keys, 2D..3D values.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be cut into {heads} heads of equal width")
+        self.heads = heads
+        self.projection = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Sequences, memory: Sequences | None, mask: Mask | None) -> Float[Tensor, "tokens width"]:
+        """Each token of `x` looks at `memory`, or at `x` itself where memory is None (self-attention)."""
+        width = x.values.shape[-1]
+        if memory is None:
+            projected = x.layout.pad(self.projection(x.values))
+            queries, keys, values = (self._split(part) for part in projected.split(width, dim=-1))
+        else:
+            queries = self._split(x.layout.pad(self.project_queries(x.values)))
+            pairs = memory.layout.pad(self.project_memory(memory.values))
+            keys, values = (self._split(part) for part in pairs.split(width, dim=-1))
+        mixed = _in_full_precision(queries, keys, values, mask)
+        return self._output(x.layout.unpad(mixed.transpose(1, 2).flatten(-2)))
+
+    def step(
+        self, x: Float[Tensor, "rows width"], cache: KeyValueCache, beams: int = 1, mask: Mask | None = None
+    ) -> Float[Tensor, "rows width"]:
+        """One new token a row, looking at what the cache holds. Rows that share a cache row are queries of one call."""
+        queries = self._split(self.project_queries(x).view(-1, beams, x.shape[-1]))
+        mixed = _in_full_precision(queries, cache.keys, cache.values, mask)
+        return self._output(mixed.transpose(1, 2).reshape(x.shape))
+
+    def remember(self, x: Float[Tensor, "rows width"], cache: KeyValueCache) -> None:
+        """Append the key and value of one new token a row to the cache."""
+        keys, values = self._split(self.project_memory(x)[:, None], groups=2)
+        cache.append(keys, values)
+
+    def cache_of(self, memory: Sequences) -> KeyValueCache:
+        """Keys and values of a whole memory, computed once for all the steps that will look at it."""
+        pairs = memory.layout.pad(self.project_memory(memory.values))
+        keys, values = self._split(pairs, groups=2)
+        return KeyValueCache(keys, values, memory.layout.longest)
+
+    def steps(
+        self,
+        x: Float[Tensor, "queries width"],
+        memory: Float[Tensor, "keys width"],
+        allowed: Bool[Tensor, "queries keys"] | None = None,
+    ) -> dict[str, Tensor]:
+        """The same for one sequence, step by step: give one row of `x` for one query, or all.
+
+        `queries`, `keys`, `values` (heads, positions, head_width); the steps of the formula; `heads`, what each head
+        adds to the output (heads, queries, width); `output`, their sum and the bias (queries, width).
+        """
+        queries = self._split(self.project_queries(x))
+        keys, values = self._split(self.project_memory(memory), groups=2)
+        found = {"queries": queries, "keys": keys, "values": values}
+        found |= scaled_dot_product_steps(queries, keys, values, allowed)
+        heads = found["mixed"] @ self._split(self.output.weight).transpose(-2, -1)
+        return found | {"heads": heads, "output": heads.sum(dim=0) + self.output.bias}
+
+    def project_queries(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        width = x.shape[-1]
+        return F.linear(x, self.projection.weight[:width], self.projection.bias[:width])
+
+    def project_memory(self, memory: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch two_widths"]:
+        """Keys and values, side by side."""
+        width = memory.shape[-1]
+        return F.linear(memory, self.projection.weight[width:], self.projection.bias[width:])
+
+    def _output(self, mixed: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        output: Tensor = self.output(mixed)
+        return output
+
+    def _split(self, x: Float[Tensor, "*batch positions width"], groups: int = 1) -> Tensor:
+        """(..., positions, groups x width) -> (groups, ..., heads, positions, head_width), without groups if one."""
+        parts: Tensor = x.unflatten(-1, (groups, self.heads, -1)).transpose(-2, -4).movedim(-3, 0)
+        return parts[0] if groups == 1 else parts
+
+
+# --- the key-value cache ----------------------------------------------------------------------------------------------
+
+
+class KeyValueCache:
+    """Keys and values of the positions seen so far: (rows, heads, positions, head_width).
+
+    Room is taken ahead and doubled when it is used up, so that a step writes one position and copies nothing.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
+        self._keys, self._values, self.length = keys, values, length
+
+    @classmethod
+    def empty(cls, rows: int, heads: int, head_width: int, like: Tensor, room: int = 32) -> KeyValueCache:
+        shape = (rows, heads, room, head_width)
+        return cls(like.new_empty(shape), like.new_empty(shape), 0)
+
+    @property
+    def keys(self) -> Float[Tensor, "rows heads positions head_width"]:
+        return self._keys[:, :, : self.length]
+
+    @property
+    def values(self) -> Float[Tensor, "rows heads positions head_width"]:
+        return self._values[:, :, : self.length]
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        if self.length == self._keys.shape[2]:
+            self._keys = torch.cat([self._keys, torch.empty_like(self._keys)], dim=2)
+            self._values = torch.cat([self._values, torch.empty_like(self._values)], dim=2)
+        self._keys[:, :, self.length] = keys[:, :, 0]
+        self._values[:, :, self.length] = values[:, :, 0]
+        self.length += 1
+
+    def select(self, rows: Int[Tensor, chosen]) -> KeyValueCache:
+        """The cache of the chosen rows, in their order; a row may be chosen more than once."""
+        return KeyValueCache(self._keys.index_select(0, rows), self._values.index_select(0, rows), self.length)
+
+
+def _in_full_precision(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None) -> Tensor:
+    """On a CPU attention runs in float32 also under bf16: its backward pass is four times slower in bf16 there."""
+    if queries.device.type != "cpu":
+        return scaled_dot_product(queries, keys, values, mask)
+    with torch.autocast("cpu", enabled=False):
+        if queries.dtype == torch.bfloat16:
+            queries, keys, values = queries.float(), keys.float(), values.float()
+        return scaled_dot_product(queries, keys, values, mask)
+
+
+def _entries(queries: Tensor, keys: Tensor) -> int:
+    return math.prod(queries.shape[:3]) * keys.shape[2]

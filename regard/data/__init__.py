@@ -1,0 +1,1 @@
+"""From sources (files, hub data sets, packages) to examples to ragged, length-grouped, resumable batches."""

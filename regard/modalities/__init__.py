@@ -1,0 +1,1 @@
+"""Ways in and out: how text becomes token ids, and ids text."""

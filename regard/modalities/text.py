@@ -1,0 +1,193 @@
+"""Text to token ids and back, with the `tokenizers` library.
+
+Two kinds are trained here: byte-pair encoding (Sennrich et al. 2016) over words marked with a leading "▁", for
+sentences; and single symbols, for spellings and phonemes. Any other `tokenizer.json` is read as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+from regard.errors import RegardError
+
+PAD, BOS, EOS, UNKNOWN = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+SOURCE_FILE, TARGET_FILE = "tokenizer.json", "target_tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a text: its id, how it reads, which word of the text it belongs to (None: not of the text)."""
+
+    token: int
+    text: str
+    word: int | None
+
+
+class Tokenizer:
+    """One `tokenizer.json`: text to ids that end in the end token, and back."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self.inner = inner
+        self.eos, self.bos, self.pad = (self._special(name) for name in (EOS, BOS, PAD))
+
+    def _special(self, name: str) -> int:
+        token = self.inner.token_to_id(name)
+        if token is None:
+            raise RegardError(f"the tokenizer has no token {name}")
+        return token
+
+    @property
+    def vocab_size(self) -> int:
+        """V, special tokens included."""
+        return self.inner.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, the end token last."""
+        return [*self.inner.encode(text, add_special_tokens=False).ids, self.eos]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self.inner.encode_batch(list(texts), add_special_tokens=False)
+        return [[*encoding.ids, self.eos] for encoding in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids; special tokens are left out."""
+        text: str = self.inner.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def pieces(self, text: str) -> list[Piece]:
+        """The tokens of a text as `encode` makes them, each with the word it belongs to; the end token has none."""
+        encoding = self.inner.encode(text, add_special_tokens=False)
+        words = _words_from(encoding.tokens, encoding.word_ids)
+        shown = [token.removeprefix("▁") or "▁" for token in encoding.tokens]
+        pieces = [Piece(*found) for found in zip(encoding.ids, shown, words, strict=True)]
+        return [*pieces, Piece(self.eos, EOS, None)]
+
+    def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
+        """The same for ids that a model produced: words begin at "▁", or are single symbols where there is none."""
+        names = [self.inner.id_to_token(token) or UNKNOWN for token in ids]
+        plain = [name for name in names if name not in SPECIAL]
+        numbers = iter(_words_from(plain, list(range(len(plain)))))
+        words = [None if name in (PAD, BOS, EOS) else next(numbers, None) for name in names]
+        return [
+            Piece(token, name.removeprefix("▁") or "▁", word)
+            for token, name, word in zip(ids, names, words, strict=True)
+        ]
+
+    def to_json(self) -> str:
+        text: str = self.inner.to_str(pretty=True)
+        return text + "\n"
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Read a `tokenizer.json`; RegardError where there is none or it is damaged."""
+        if not path.is_file():
+            raise RegardError(f"{path.parent} is not a model folder: it has no {path.name}")
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for every kind of damage
+            raise RegardError(f"{path} is damaged or not a tokenizer file: {error}") from error
+        return cls(inner)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a model reads and writes: one tokenizer, or two where source and target are written in other alphabets.
+
+    Both number their tokens from one vocabulary, so that source and target share an embedding matrix.
+    """
+
+    source: Tokenizer
+    target: Tokenizer
+
+    def save(self, folder: Path) -> None:
+        (folder / SOURCE_FILE).write_text(self.source.to_json(), encoding="utf-8")
+        if self.target is not self.source:
+            (folder / TARGET_FILE).write_text(self.target.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Codec:
+        source = Tokenizer.from_file(folder / SOURCE_FILE)
+        separate = (folder / TARGET_FILE).exists()
+        return cls(source, Tokenizer.from_file(folder / TARGET_FILE) if separate else source)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Codec:
+    """One byte-pair vocabulary over source and target texts. Characters never seen fall back to bytes."""
+    inner = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN, byte_fallback=True))
+    inner.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    # Punctuation and digits stand alone, so that a word's pieces are a word's and numbers are read digit by digit.
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.Split(Regex(r"▁?\p{N}|▁?[^\p{L}\p{M}\p{N}▁]"), "isolated")]
+    )
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL, *byte_tokens],
+        show_progress=False,
+        limit_alphabet=1000,
+        min_frequency=2,
+    )
+    inner.train_from_iterator(texts, trainer)
+    tokenizer = Tokenizer(_bytes_are_text(inner, byte_tokens))
+    return Codec(tokenizer, tokenizer)
+
+
+def symbol_codec(sources: Iterable[str], targets: Iterable[str]) -> Codec:
+    """Spellings letter by letter, targets symbol by symbol (separated by blanks), over one vocabulary."""
+    letters = sorted({letter for text in sources for letter in _SPELLING.normalize_str(text) if not letter.isspace()})
+    symbols = sorted({symbol for text in targets for symbol in text.split()} - set(letters))
+    vocabulary = {name: number for number, name in enumerate([*SPECIAL, *letters, *symbols])}
+    source = _word_level(vocabulary)
+    source.normalizer = _SPELLING
+    source.pre_tokenizer = pre_tokenizers.Split(Regex(r"\S"), "removed", invert=True)
+    target = _word_level(vocabulary)
+    target.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Codec(Tokenizer(source), Tokenizer(target))
+
+
+_SPELLING = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+
+
+def _word_level(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
+    inner = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    inner.add_special_tokens(list(SPECIAL))
+    return inner
+
+
+def _bytes_are_text(inner: tokenizers.Tokenizer, byte_tokens: list[str]) -> tokenizers.Tokenizer:
+    """Let the byte tokens be ordinary ones again: the trainer only reserves ids for special tokens."""
+    import json
+
+    state = json.loads(inner.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in byte_tokens]
+    return tokenizers.Tokenizer.from_str(json.dumps(state))
+
+
+def _words_from(tokens: Sequence[str], word_ids: Sequence[int | None]) -> list[int | None]:
+    """Number the words: a new one at each "▁", or at each unit of the pre-tokenizer where no token carries "▁"."""
+    if not any(token.startswith("▁") for token in tokens):
+        return list(word_ids)
+    words: list[int | None] = []
+    current, last_unit = -1, None
+    for token, unit in zip(tokens, word_ids, strict=True):
+        starts = token.startswith("▁") or not words
+        punctuation = unit != last_unit and not any(letter.isalnum() for letter in token)
+        after_punctuation = bool(words) and unit != last_unit and not _alphanumeric(tokens[len(words) - 1])
+        if starts or punctuation or after_punctuation:
+            current += 1
+        words.append(current)
+        last_unit = unit
+    return words
+
+
+def _alphanumeric(token: str) -> bool:
+    return any(letter.isalnum() for letter in token)

@@ -1,0 +1,245 @@
+"""The Transformer: Vaswani et al. 2017, "Attention Is All You Need".
+
+An encoder and a decoder of N layers each. What is notable in it: no recurrence, so all positions of a sequence are
+computed at once; eight attentions side by side in every sublayer; positions as sinusoids added to the embeddings
+(section 3.5); one embedding matrix for source, target and the output projection, scaled by sqrt(d_model) on the way in
+(section 3.4); the norm after the residual sum (section 3.1), or before it as an option.
+
+What is unusual here: the batch is ragged (`Sequences`), so nothing but attention itself ever sees padding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from regard.attention import KeyValueCache, Mask, MultiHeadAttention, make_mask
+from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
+from regard.layers.dropout import Dropout
+from regard.layers.feed_forward import FeedForward
+from regard.layers.positions import SinusoidalPositions
+from regard.models.base import Config, Model
+from regard.sequences import Layout, Sequences
+
+
+class TransformerConfig(Config):
+    """Sizes of a Transformer; the defaults are the paper's base model (table 3)."""
+
+    model_type: Literal["transformer"] = "transformer"
+    vocab_size: int = Field(37000, gt=0)
+    """V: source and target share one vocabulary."""
+    d_model: int = Field(512, gt=0)
+    """D: the width of the residual stream."""
+    encoder_layers: int = Field(6, ge=0)
+    decoder_layers: int = Field(6, ge=0)
+    attention_heads: int = Field(8, gt=0)
+    """H: heads of every attention sublayer."""
+    ffn_dim: int = Field(2048, gt=0)
+    """F: inner width of the feed-forward network."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """On the output of each sublayer and on the sum of embedding and position (section 5.4)."""
+    activation_function: Literal["relu", "gelu"] = "relu"
+    normalize_before: bool = False
+    """Norm before each sublayer (and once at the end) instead of after it."""
+    max_position_embeddings: int = Field(1024, gt=0)
+    """Longest text accepted, in tokens. Sinusoids need no limit; memory and training lengths do."""
+    pad_token_id: int = Field(0, ge=0)
+    bos_token_id: int = Field(1, ge=0)
+    """Begins the decoder's input."""
+    eos_token_id: int = Field(2, ge=0)
+    """Ends every source and every target."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TransformerConfig:
+        if self.d_model % self.attention_heads:
+            raise ValueError(f"d_model {self.d_model} cannot be cut into {self.attention_heads} heads")
+        return self
+
+
+PRESETS = {
+    "base": TransformerConfig(),
+    "big": TransformerConfig(d_model=1024, attention_heads=16, ffn_dim=4096, dropout=0.3),
+}
+
+
+class Transformer(Model):
+    """Source tokens in, scores of every next target token out."""
+
+    config_class = TransformerConfig
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = SinusoidalPositions(config.d_model)
+        self.dropout = Dropout(config.dropout)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self._initialise()
+
+    def forward(self, source: Sequences, target: Sequences) -> Float[Tensor, "tokens vocabulary"]:
+        """Logits of the token after each target token. `target` begins with bos_token_id (teacher forcing)."""
+        return self.logits(self.decode(target, self.encode(source)).values)
+
+    def encode(self, source: Sequences) -> Sequences:
+        """Token ids to the memory, (source tokens, width)."""
+        memory: Sequences = self.encoder(self.embed(source))
+        return memory
+
+    def decode(self, target: Sequences, memory: Sequences) -> Sequences:
+        """Target ids and the memory to the decoder's last hidden state, (target tokens, width)."""
+        hidden: Sequences = self.decoder(self.embed(target), memory)
+        return hidden
+
+    def embed(self, tokens: Sequences) -> Sequences:
+        """embedding * sqrt(d_model) + position: where the residual stream begins."""
+        placed = self.positions(self.lookup(tokens.values), tokens.layout.positions)
+        return tokens.with_values(self.dropout(placed))
+
+    def lookup(self, tokens: Int[Tensor, tokens]) -> Float[Tensor, "tokens width"]:
+        """Rows of the embedding matrix, scaled by sqrt(d_model) (section 3.4)."""
+        found: Tensor = self.embedding(tokens)
+        return found * math.sqrt(self.config.d_model)
+
+    def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
+        """Scores of every word of the vocabulary: dot products with the embedding matrix."""
+        return F.linear(hidden, self.embedding.weight)
+
+    # What generation knows of a model: start and step here, select on the state.
+
+    def start(self, source: Sequences) -> DecoderState:
+        """Encode the source and compute keys and values of the memory once."""
+        memory = self.encode(source)
+        memory_mask = make_mask(Layout((1,) * len(source), source.layout.device), source.layout)
+        rows = torch.arange(len(source), device=source.layout.device)
+        config = self.config
+        head_width = config.d_model // config.attention_heads
+        return DecoderState(
+            [
+                KeyValueCache.empty(len(source), config.attention_heads, head_width, memory.values)
+                for _ in self.decoder.layers
+            ],
+            [_decoder_layer(layer).cross_attention.cache_of(memory) for layer in self.decoder.layers],
+            memory_mask,
+            rows,
+        )
+
+    def step(
+        self, tokens: Int[Tensor, rows], state: DecoderState
+    ) -> tuple[Float[Tensor, "rows vocabulary"], DecoderState]:
+        """Logits after one more token in each row; the state grows by that position."""
+        positions = torch.full_like(tokens, state.length)
+        hidden = self.positions(self.lookup(tokens), positions)
+        for layer, cache, memory_cache in zip(self.decoder.layers, state.caches, state.memory_caches, strict=True):
+            hidden = _decoder_layer(layer).step(hidden, cache, memory_cache, state.beams, state.memory_mask)
+        return self.logits(self.decoder.norm(hidden)), state
+
+    def _initialise(self) -> None:
+        """Xavier uniform for every matrix, as in the paper's own code; embeddings with deviation 1 / sqrt(d_model)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("projection.weight"):
+                for part in parameter.chunk(3):  # three matrices that lie in one
+                    nn.init.xavier_uniform_(part)
+            elif parameter.dim() > 1 and parameter is not self.embedding.weight:
+                nn.init.xavier_uniform_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
+
+
+class Encoder(nn.Module):
+    """N layers of self-attention and feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(_attention(config), _feed_forward(config), lambda: _residual(config))
+            for _ in range(config.encoder_layers)
+        )
+        self.norm = _last_norm(config)
+
+    def forward(self, x: Sequences) -> Sequences:
+        mask = make_mask(x.layout, x.layout)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x.with_values(self.norm(x.values))
+
+
+class Decoder(nn.Module):
+    """N layers of masked self-attention, cross-attention and feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(_attention(config), _attention(config), _feed_forward(config), lambda: _residual(config))
+            for _ in range(config.decoder_layers)
+        )
+        self.norm = _last_norm(config)
+
+    def forward(self, x: Sequences, memory: Sequences) -> Sequences:
+        mask, memory_mask = make_mask(x.layout, x.layout, causal=True), make_mask(x.layout, memory.layout)
+        for layer in self.layers:
+            x = layer(x, memory, mask, memory_mask)
+        return x.with_values(self.norm(x.values))
+
+
+@dataclass
+class DecoderState:
+    """What the decoder remembers between steps: one cache a layer for the target, one for the memory.
+
+    Rows may share a source (the beams of one sentence): the memory stands once for each source.
+    """
+
+    caches: list[KeyValueCache]
+    memory_caches: list[KeyValueCache]
+    memory_mask: Mask | None
+    sources: Int[Tensor, rows]
+    """For each row, the row of the memory it looks at."""
+    beams: int = 1
+    """How many rows in a row share a source."""
+
+    @property
+    def length(self) -> int:
+        """Positions decoded so far."""
+        return self.caches[0].length if self.caches else 0
+
+    def select(self, rows: Int[Tensor, chosen]) -> DecoderState:
+        """The state of the chosen rows, in that order. Rows of the same source stay together."""
+        sources, counts = self.sources[rows].unique_consecutive(return_counts=True)
+        beams = int(counts[0])
+        if not bool((counts == beams).all()):
+            sources, beams = self.sources[rows], 1
+        memory_caches, mask = self.memory_caches, self.memory_mask
+        if len(sources) != len(memory_caches[0].keys) or not bool((sources == torch.arange(len(sources))).all()):
+            memory_caches = [cache.select(sources) for cache in memory_caches]
+            mask = None if mask is None else Mask(mask.allowed[sources])
+        numbered = torch.arange(len(sources)).repeat_interleave(beams)
+        return DecoderState([cache.select(rows) for cache in self.caches], memory_caches, mask, numbered, beams)
+
+
+def _decoder_layer(layer: nn.Module) -> DecoderLayer:
+    """A ModuleList forgets what it holds; this tells the type checker."""
+    assert isinstance(layer, DecoderLayer)
+    return layer
+
+
+def _attention(config: TransformerConfig) -> MultiHeadAttention:
+    return MultiHeadAttention(config.d_model, config.attention_heads)
+
+
+def _feed_forward(config: TransformerConfig) -> FeedForward:
+    return FeedForward(config.d_model, config.ffn_dim, config.activation_function)
+
+
+def _residual(config: TransformerConfig) -> PostNorm:
+    return (PreNorm if config.normalize_before else PostNorm)(config.d_model, config.dropout)
+
+
+def _last_norm(config: TransformerConfig) -> nn.Module:
+    return nn.LayerNorm(config.d_model) if config.normalize_before else nn.Identity()

@@ -1,0 +1,1 @@
+"""Recipe in, model folder out: the loop, objectives, schedules, checkpoints and scores."""

@@ -1,0 +1,56 @@
+"""Checkpoints: everything a run needs to go on as if it had not stopped, in one file that is replaced in one step.
+
+Tensors and JSON only (safetensors): opening a checkpoint never runs code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from regard.errors import RegardError
+from regard.training.files import written_aside
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON facts; what stood there stays whole until the new file is."""
+    with written_aside(path) as aside:
+        # One tensor may stand under several names; each is written under its own.
+        held = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        try:
+            save_file(held, aside, metadata={"facts": json.dumps(facts)})
+        except SafetensorError as error:  # it wraps the system's error, such as a full disk
+            raise OSError(str(error)) from error
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a checkpoint; RegardError if it is missing or damaged."""
+    if not path.is_file():
+        raise RegardError(f"there is no checkpoint {path} to resume from")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RegardError(f"the checkpoint {path} is damaged: {error}") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state, flat: `optimizer.PARAMETER.NAME`."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{number}.{name}": value for number, part in state.items() for name, value in part.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, field = name.split(".", 2)
+            state.setdefault(int(number), {})[field] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,53 @@
+"""Writing so that a file or folder is either whole or not there: aside first, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from regard.errors import RegardError
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, a file or (after mkdir) a folder; it takes `path`'s place when the block ends.
+
+    If the block fails, what stood at `path` stays. A full or read-only disk raises RegardError.
+    """
+    aside = path.with_name(f".{path.name}.partial")
+    _remove(aside)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        _replace(aside, path)
+    except OSError as error:
+        _remove(aside)
+        raise RegardError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+    except BaseException:
+        _remove(aside)
+        raise
+
+
+def _replace(aside: Path, path: Path) -> None:
+    if not aside.is_dir():
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+        return
+    old = path.with_name(f".{path.name}.old")
+    _remove(old)
+    if path.exists():
+        path.replace(old)
+    aside.replace(path)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()

