@@ -51,8 +51,14 @@ class Search:
     """alpha: 0 ranks by log P alone, larger values favour longer answers."""
     extra_length: int = 50
     """An answer has at most this many tokens more than its source."""
+    limit: int = 1 << 30
+    """And at most this many in all."""
     forbidden: tuple[int, ...] = ()
     """Tokens that are never produced."""
+
+    def longest(self, source_length: int) -> int:
+        """Most tokens of an answer to a source of this length."""
+        return min(source_length + self.extra_length, self.limit)
 
 
 @torch.inference_mode()
@@ -72,7 +78,7 @@ def _greedy(model: Generator, source: Sequences, how: Search) -> list[Hypothesis
     rows = len(source)
     state = model.start(source)
     tokens = torch.full((rows,), how.bos, device=source.values.device)
-    limits = torch.tensor(source.lengths, device=tokens.device) + how.extra_length
+    limits = torch.tensor([how.longest(length) for length in source.lengths], device=tokens.device)
     active = torch.arange(rows, device=tokens.device)
     answers: list[list[int]] = [[] for _ in range(rows)]
     sums = torch.zeros(rows, device=tokens.device)
@@ -102,7 +108,7 @@ def _beam_search(model: Generator, source: Sequences, how: Search) -> list[list[
     """All sources at once; a source whose best answer cannot be beaten any more leaves the batch."""
     beams, device = how.beams, source.values.device
     found: list[list[Hypothesis]] = [[] for _ in source.lengths]
-    limits = [length + how.extra_length for length in source.lengths]
+    limits = [how.longest(length) for length in source.lengths]
     active = list(range(len(source)))
     state = model.start(source).select(torch.arange(len(source), device=device).repeat_interleave(beams))
     tokens = torch.full((len(source) * beams,), how.bos, device=device)

@@ -159,13 +159,16 @@ def _self_attention_steps(
     chosen = None if allowed is None else allowed[queries]
     attention = layer.self_attention.steps(entered[queries], entered, chosen)
     left = layer.self_attention_residual.steps(x[queries], attention["output"])
-    return _named("self_attention", attention) | _named("self_attention_residual", left)
+    found = {"self_attention_residual.entered": entered[queries]} | _named("self_attention", attention)
+    return found | _named("self_attention_residual", left)
 
 
 def _feed_forward_steps(layer: EncoderLayer | DecoderLayer, x: Tensor) -> dict[str, Tensor]:
-    inner = layer.feed_forward.steps(layer.feed_forward_residual.enter(x))
+    entered = layer.feed_forward_residual.enter(x)
+    inner = layer.feed_forward.steps(entered)
     left = layer.feed_forward_residual.steps(x, inner["output"])
-    found = _named("feed_forward", inner) | _named("feed_forward_residual", left)
+    found = {"feed_forward_residual.entered": entered} | _named("feed_forward", inner)
+    found |= _named("feed_forward_residual", left)
     return found | {"output": left["output"]}
 
 

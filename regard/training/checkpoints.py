@@ -16,6 +16,9 @@ from torch import Tensor
 
 from regard.errors import RegardError
 from regard.training.files import written_aside
+from regard.training.recipe import Recipe
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -54,3 +57,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             _, number, field = name.split(".", 2)
             state.setdefault(int(number), {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def resumable_facts(folder: Path, recipe: Recipe) -> dict[str, object]:
+    """Facts of the run to resume; refused where the recipe makes another model."""
+    _, facts = load_checkpoint(folder / CHECKPOINT)
+    now = recipe.model_dump(mode="json")
+    for part in ("model", "tokenizer"):
+        if facts["recipe"][part] != now[part]:
+            raise RegardError(f"{folder} was begun with another [{part}]: resume with the recipe it was begun with")
+    return dict(facts)
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def average(snapshots: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of the weights at several points of training (Vaswani et al. 2017, section 6.1)."""
+    return {name: torch.stack([one[name] for one in snapshots]).mean(dim=0) for name in snapshots[0]}

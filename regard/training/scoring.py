@@ -1,17 +1,17 @@
-"""Scores of answers against references, and the answering itself (greedy or beam) over many texts."""
+"""Scores of answers against references: phoneme and word error rate, BLEU and chrF."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from regard.data.sources import Pair
-from regard.generation.search import Generator, Hypothesis, Search, search
+from regard.generation.answers import answer
+from regard.generation.search import Search
 from regard.modalities.text import Codec
-from regard.sequences import Sequences
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,9 @@ class Result:
     signature: str = ""
 
 
-def answer(
-    model: Generator, codec: Codec, texts: Sequence[str], how: Search, batch_tokens: int = 4096
-) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """Answers to many texts with their numbers, in the fastest order: the longest first, alike ones together."""
-    encoded = codec.source.encode_many(texts)
-    order = sorted(range(len(texts)), key=lambda number: -len(encoded[number]))
-    while order:
-        room = max(1, batch_tokens // (len(encoded[order[0]]) * how.beams))
-        chosen, order = order[:room], order[room:]
-        source = Sequences.of_ids([encoded[number] for number in chosen])
-        yield from zip(chosen, search(model, source, how), strict=True)
-
-
 def score_answers(metric: str, answers: Sequence[str], pairs: Sequence[Pair]) -> Result:
     """`wer`: phoneme and word error rates; `bleu`: BLEU and chrF2 with sacrebleu's signatures."""
-    return _error_rates(answers, pairs) if metric == "wer" else _bleu(answers, pairs)
+    return METRICS[metric](answers, pairs)
 
 
 def evaluate(
@@ -98,3 +85,6 @@ def _bleu(answers: Sequence[str], pairs: Sequence[Pair]) -> Result:
         "chrf": chrf.corpus_score(list(answers), references).score,
     }
     return Result(scores, scores["bleu"], f"BLEU {bleu.get_signature()}; chrF2 {chrf.get_signature()}")
+
+
+METRICS = {"wer": _error_rates, "bleu": _bleu}

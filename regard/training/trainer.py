@@ -12,77 +12,44 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from regard.data.batches import Batch
 from regard.errors import RegardError
 from regard.generation.search import Search
-from regard.models.transformer import Transformer
-from regard.training.card import write_model
-from regard.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from regard.models.transformer import Transformer, TransformerConfig
+from regard.training.card import Facts, write_model
+from regard.training.checkpoints import (
+    CHECKPOINT,
+    average,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    resumable_facts,
+    save_checkpoint,
+    under,
+)
+from regard.training.events import Event, Finished, Started, Stepped, Validated
 from regard.training.memory import keep_freed_memory
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.prepare import Prepared, prepare
-from regard.training.recipe import Recipe
+from regard.training.recipe import Recipe, Score
 from regard.training.schedules import learning_rate
 from regard.training.scoring import Result, evaluate
 
-CHECKPOINT, LOG, MODEL = "checkpoint.safetensors", "log.jsonl", "model"
-
-
-@dataclass(frozen=True)
-class Started:
-    parameters: int
-    examples: int
-    tokens: int
-    step: int
-    """Where it goes on from; 0 for a new run."""
-
-
-@dataclass(frozen=True)
-class Stepped:
-    step: int
-    epoch: int
-    loss: float
-    """Cross-entropy of this batch without smoothing, nats a token."""
-    rate: float
-    tokens: int
-    seconds: float
-    """Spent in training so far, over all resumptions."""
-
-
-@dataclass(frozen=True)
-class Validated:
-    step: int
-    loss: float
-    scores: dict[str, float]
-    best: bool
-    seconds: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Finished:
-    step: int
-    reason: str
-    scores: dict[str, float]
-    signature: str
-    folder: str
-    seconds: float
-
-
-Event = Started | Stepped | Validated | Finished
+LOG, MODEL = "log.jsonl", "model"
 
 
 def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu") -> Iterator[Event]:
     """Run a recipe in a folder. Raises RegardError where the folder holds a run already, or none to resume."""
     if not resume and (folder / CHECKPOINT).exists():
         raise RegardError(f"{folder} holds a run already: go on with --resume, or choose another folder with --out")
-    facts = _saved_facts(folder, recipe) if resume else {}
+    facts = resumable_facts(folder, recipe) if resume else {}
     keep_freed_memory()
     run = Run(recipe, folder, prepare(recipe, folder if resume else None), device)
     if resume:
@@ -114,6 +81,7 @@ class Run:
         self.seconds = self.cpu_seconds = 0.0
         self.best, self.waited, self.reason = float("-inf"), 0, ""
         self.snapshots: list[dict[str, Tensor]] = []
+        self.plan: list[np.ndarray] = []
 
     def begin(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -125,8 +93,9 @@ class Run:
         """Steps, validations and checkpoints until a reason to stop."""
         training = self.recipe.training
         while not self.reason:
-            for batch in self.data.train.epoch(training.batch_tokens, training.seed, self.epoch, skip=self.batches):
-                yield self.train_step(batch)
+            self.plan = self.order()
+            for chosen in self.plan[self.batches :]:
+                yield self.train_step(self.data.train.batch(chosen))
                 if self.step % training.validate_every == 0 or self.step >= training.max_steps:
                     yield self.validate()
                     self.save()
@@ -171,7 +140,7 @@ class Run:
         self.cpu_seconds += time.process_time() - begun_cpu
         if improved:
             self.best = result.better
-            write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result.scores, "validation"))
+            write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "validation"))
         if self.step >= training.max_steps:
             self.reason = f"{training.max_steps} steps are done"
         elif self.waited >= training.patience:
@@ -193,27 +162,25 @@ class Run:
 
     def valid_score(self) -> Result:
         pairs = self.data.valid_pairs[: self.recipe.score.valid_examples]
-        return evaluate(self.model, self.data.codec, pairs, self.recipe.score.metric, self.search(beams=1))[0]
-
-    def search(self, beams: int) -> Search:
-        config = self.model.config
-        forbidden = (config.pad_token_id, config.bos_token_id)
-        penalty = self.recipe.score.length_penalty
-        return Search(config.bos_token_id, config.eos_token_id, beams, penalty, forbidden=forbidden)
+        return evaluate(
+            self.model,
+            self.data.codec,
+            pairs,
+            self.recipe.score.metric,
+            search_of(self.model.config, self.recipe.score, 1),
+        )[0]
 
     def finish(self) -> Finished:
         """The average of the last checkpoints or the best single one, whichever validates better, on the test part."""
-        self.model.load_state_dict(_average(self.snapshots))
+        self.model.load_state_dict(average(self.snapshots))
         result = self.valid_score()
         if result.better > self.best:
             self.best = result.better
         else:
             self.model = Transformer.load(self.folder / MODEL).to(self.device)
-        metric, how = self.recipe.score.metric, self.search(self.recipe.score.beams)
+        metric, how = self.recipe.score.metric, search_of(self.model.config, self.recipe.score)
         result, _ = evaluate(self.model, self.data.codec, self.data.test_pairs, metric, how)
-        write_model(
-            self.folder / MODEL, self.model, self.data.codec, self.card(result.scores, "test", result.signature)
-        )
+        write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "test"))
         folder = str(self.folder / MODEL)
         event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)
         self.log(event)
@@ -225,50 +192,51 @@ class Run:
         tensors |= optimizer_tensors(self.optimizer) | {"random": torch.get_rng_state()}
         for number, snapshot in enumerate(self.snapshots):
             tensors |= {f"snapshot.{number}.{name}": value for name, value in snapshot.items()}
-        facts = {name: getattr(self, name) for name in _FACTS} | {"recipe": self.recipe.model_dump(mode="json")}
+        facts = {name: getattr(self, name) for name in _FACTS}
+        facts |= {"recipe": self.recipe.model_dump(mode="json"), "epochs": self.epochs}
         save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
 
     def restore(self) -> None:
         tensors, facts = load_checkpoint(self.folder / CHECKPOINT)
-        self.model.load_state_dict(_under("model.", tensors))
+        self.model.load_state_dict(under("model.", tensors))
         restore_optimizer(self.optimizer, tensors)
         torch.set_rng_state(tensors["random"])
         for name in _FACTS:
             setattr(self, name, facts[name])
         count = len({name.split(".")[1] for name in tensors if name.startswith("snapshot.")})
-        self.snapshots = [_under(f"snapshot.{number}.", tensors) for number in range(count)]
+        self.snapshots = [under(f"snapshot.{number}.", tensors) for number in range(count)]
         if self.reason.endswith("steps are done") and self.step < self.recipe.training.max_steps:
             self.reason = ""  # the recipe has more steps now
 
-    def card(self, scores: dict[str, float], part: str, signature: str = "") -> dict[str, object]:
+    def card(self, result: Result, part: str) -> Facts:
         """What the model card says of this run."""
-        facts = {"part": part, "scores": scores, "signature": signature, "step": self.step, "epoch": self.epoch}
-        timing = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "threads": torch.get_num_threads()}
-        counts = {"parameters": self.model.count_parameters(), **self.data.counts}
-        return {"recipe": self.recipe, **facts, **timing, **counts}
+        spent = (self.epochs, self.seconds, self.cpu_seconds)
+        return Facts(self.recipe, result, part, self.step, *spent, self.data.counts)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data so far."""
+        return self.epoch + self.batches / max(1, len(self.plan or self.order()))
+
+    def order(self) -> list[np.ndarray]:
+        """The batches of the present epoch."""
+        return self.data.train.plan(self.recipe.training.batch_tokens, self.recipe.training.seed, self.epoch)
 
     def log(self, event: Event) -> None:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
 
 
+def search_of(config: TransformerConfig, score: Score, beams: int | None = None) -> Search:
+    """How the recipe has answers searched; `beams` 1 for greedy."""
+    return Search(
+        config.bos_token_id,
+        config.eos_token_id,
+        beams or score.beams,
+        score.length_penalty,
+        limit=config.max_position_embeddings,
+        forbidden=(config.pad_token_id, config.bos_token_id),
+    )
+
+
 _FACTS = ("step", "epoch", "batches", "seconds", "cpu_seconds", "best", "waited", "reason")
-
-
-def _saved_facts(folder: Path, recipe: Recipe) -> dict[str, object]:
-    """Facts of the run to resume; refused where the recipe makes another model."""
-    _, facts = load_checkpoint(folder / CHECKPOINT)
-    now = recipe.model_dump(mode="json")
-    for part in ("model", "tokenizer"):
-        if facts["recipe"][part] != now[part]:
-            raise RegardError(f"{folder} was begun with another [{part}]: resume with the recipe it was begun with")
-    return dict(facts)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _average(snapshots: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of the weights at several points of training (Vaswani et al. 2017, section 6.1)."""
-    return {name: torch.stack([one[name] for one in snapshots]).mean(dim=0) for name in snapshots[0]}

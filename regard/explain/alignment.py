@@ -1,0 +1,85 @@
+"""Cross-attention as word alignment: which source words the model looked at when it produced each target word.
+
+The weights are those of one decoder layer, averaged over its heads or of one head. At the step that produces target
+token t the decoder's input is token t - 1; so row t of the map belongs to the query at position t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from regard.explain.trace import Trace
+from regard.explain.walkthrough import check_range
+from regard.explain.words import Word, join_keys, join_rows, words_of
+from regard.modalities.text import Piece
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Attention of each produced word over the words of the source."""
+
+    source: list[Word]
+    target: list[Word]
+    weights: Tensor
+    """(target words, source words)."""
+    layer: int
+    head: int | None
+
+    def links(self) -> list[tuple[int, int]]:
+        """Hard links (source word, target word): each target word to the source word with the largest weight.
+
+        Tokens that belong to no word are left out, on both sides.
+        """
+        sources = [place for place, word in enumerate(self.source) if word.number is not None]
+        found = []
+        for row, word in enumerate(self.target):
+            if word.number is not None and sources:
+                best = max(sources, key=lambda place: float(self.weights[row, place]))
+                found.append((int(self.source[best].number or 0), word.number))
+        return sorted(found)
+
+    def pharaoh(self) -> str:
+        """The links as alignment tools write them: `0-0 1-2 2-1`, source first, words counted from 0."""
+        return " ".join(f"{source}-{target}" for source, target in self.links())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "view": "alignment",
+            "source": [word.text for word in self.source],
+            "target": [word.text for word in self.target],
+            "weights": self.weights.tolist(),
+            "layer": self.layer,
+            "head": self.head,
+            "pharaoh": self.pharaoh(),
+        }
+
+
+def align(
+    trace: Trace,
+    source: Sequence[Piece],
+    target: Sequence[Piece],
+    layer: int | None = None,
+    head: int | None = None,
+    by_chunk: bool = False,
+    row: int = 0,
+) -> Alignment:
+    """Word alignment of one text of the trace; `target` are the produced pieces, the end token last.
+
+    `layer`: by default the one before the last (its cross-attention is the sharpest in translation models, Garg et
+    al. 2019, section 3), or the only one; `head`: by default the mean; `by_chunk`: words are what stands between
+    blanks, as alignment files count them.
+    """
+    depth = len(trace.model.decoder.layers)
+    layer = max(0, depth - 2) if layer is None else layer
+    check_range("layer", layer, depth)
+    if head is not None:
+        check_range("head", head, trace.model.config.attention_heads)
+    weights = trace.steps(f"decoder.layers.{layer}", row=row)["cross_attention.weights"]
+    chosen = weights.mean(dim=0) if head is None else weights[head]
+    source_words, target_words = words_of(source, by_chunk), words_of(target, by_chunk)
+    joined = join_rows(join_keys(chosen, source_words), target_words)
+    return Alignment(source_words, target_words, joined, layer, head)

@@ -1,0 +1,100 @@
+"""One word in several texts: how its contextual embedding parts, layer by layer, and what it is mixed from.
+
+The notes write it as an equation: e(Python) = 0.4 e(Python) + 0.4 e(crawls) + 0.2 e(quickly). Here the weights are the
+model's: those of one head, or the mean over a layer's heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regard.explain.trace import Trace
+from regard.explain.words import find_word, join_keys, join_rows, shared_word, words_of
+from regard.modalities.text import Piece
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The notes' equation for one text: which words' values make up the new embedding of `word`, and how much."""
+
+    word: str
+    words: list[str]
+    weights: list[float]
+
+    def __str__(self) -> str:
+        terms = " + ".join(f"{weight:.2f} e({word})" for word, weight in zip(self.words, self.weights, strict=True))
+        return f"e({self.word}) = {terms}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A word's vectors in each text, compared layer by layer."""
+
+    word: str
+    texts: list[str]
+    mixtures: list[Mixture]
+    layer: int
+    head: int | None
+    """None: the mean over all heads."""
+    cosines: Tensor
+    """(layers + 1, texts, texts): entry 0 is embedding plus position, entry n the output of layer n - 1."""
+    distances: Tensor
+    """Euclidean, same shape."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "view": "context",
+            "word": self.word,
+            "texts": self.texts,
+            "layer": self.layer,
+            "head": self.head,
+            "equations": [
+                {"word": one.word, "words": one.words, "weights": one.weights, "text": str(one)}
+                for one in self.mixtures
+            ],
+            "cosines": self.cosines.tolist(),
+            "distances": self.distances.tolist(),
+        }
+
+
+def compare(
+    trace: Trace,
+    texts: Sequence[str],
+    pieces: Sequence[Sequence[Piece]],
+    word: str | None = None,
+    layer: int = 0,
+    head: int | None = None,
+) -> Context:
+    """Compare the embedding of a word that all texts of the trace have (by default the first such word)."""
+    words = [words_of(text) for text in pieces]
+    name = shared_word(words, word)
+    found = [find_word(text, name) for text in words]
+    depth = len(trace.model.encoder.layers)
+    vectors = torch.stack(
+        [
+            torch.stack(
+                [join_rows(hidden, text)[place] for hidden in _residuals(trace, depth, row)],
+            )
+            for row, (text, place) in enumerate(zip(words, found, strict=True))
+        ],
+        dim=1,
+    )
+    cosines = F.cosine_similarity(vectors[:, :, None], vectors[:, None], dim=-1)
+    mixtures = []
+    for row, (text, place) in enumerate(zip(words, found, strict=True)):
+        weights = trace.steps(f"encoder.layers.{layer}", row=row)["self_attention.weights"]
+        chosen = weights.mean(dim=0) if head is None else weights[head]
+        joined = join_rows(join_keys(chosen, text), text)[place]
+        mixtures.append(Mixture(text[place].text, [one.text for one in text], joined.tolist()))
+    return Context(name, list(texts), mixtures, layer, head, cosines, torch.cdist(vectors, vectors))
+
+
+def _residuals(trace: Trace, depth: int, row: int) -> list[Tensor]:
+    """The residual stream of one text as it enters each encoder layer, and the memory at the end."""
+    return [*(trace.entering(f"encoder.layers.{layer}", row) for layer in range(depth)), trace.memory[row]]

@@ -1,0 +1,215 @@
+"""An explanation as terminal text: numbers, and bars of block characters. Returns rich renderables, prints nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from regard.explain.alignment import Alignment
+from regard.explain.context import Context
+from regard.explain.walkthrough import Walkthrough
+
+_BAR = 24
+_SHOWN = 6
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def explanation(
+    texts: Sequence[str],
+    answers: Sequence[str],
+    walkthrough: Walkthrough,
+    context: Context | None,
+    alignments: Sequence[Alignment],
+) -> Group:
+    """Everything `regard explain` prints, top to bottom."""
+    parts: list[RenderableType] = [_answers(texts, answers), *_walkthrough(walkthrough, texts[0])]
+    if context is not None:
+        parts += _context(context)
+    for text, one in zip(texts, alignments, strict=True):
+        parts += _alignment(one, text)
+    return Group(*parts)
+
+
+def bar(share: float, width: int = _BAR) -> str:
+    """A bar of `width` cells for a share of 0 to 1, to an eighth of a cell."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """One block a value, from the smallest to the largest."""
+    numbers = list(values)
+    low, high = min(numbers), max(numbers)
+    span = (high - low) or 1.0
+    return "".join(_LEVELS[int((number - low) / span * (len(_LEVELS) - 1))] for number in numbers)
+
+
+def _answers(texts: Sequence[str], answers: Sequence[str]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for text, answered in zip(texts, answers, strict=True):
+        table.add_row(Text(text, style="bold"), "→", Text(answered))
+    return table
+
+
+def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
+    steps, head, name = walk.steps, walk.head, walk.words[walk.query].text
+    width, head_width = walk.embedding["output"].shape[-1], walk.head_width
+    side, _, layer = walk.place.split(".")
+    head_line = f'The complete process for one query: "{name}" in "{text}", {side} layer {layer}'
+    counted = f"(layers and heads count from 0; head {head} in detail; each line of numbers shows its first {_SHOWN})"
+    joined = [word for word in walk.words if len(word.pieces) > 1]
+    parts: list[RenderableType] = [Text(), Text(head_line, style="bold underline"), Text(counted, style="dim")]
+    if joined:
+        cut = ", ".join("·".join(word.pieces) for word in joined)
+        rule = f"(cut in pieces: {cut}. Weights of a word's pieces add up; its score is their log-sum-exp)"
+        parts.append(Text(rule, style="dim"))
+    if len(walk.words[walk.query].pieces) > 1:
+        parts.append(Text(f'(the query is the first piece, "{walk.words[walk.query].pieces[0]}")', style="dim"))
+
+    parts += _step(1, "Embedding plus position", f"x = E[{name}]·√{width} + PE({walk.piece})")
+    parts.append(
+        _vectors(
+            ("embedding", walk.embedding["lookup"][0]),
+            ("position", walk.embedding["encoding"][0]),
+            ("sum", walk.embedding["output"][0]),
+        )
+    )
+    read = "LayerNorm(x)" if walk.norm_first else "x"
+    if walk.norm_first:
+        parts.append(_vectors(("LayerNorm(x)", steps["self_attention_residual.entered"][0])))
+    parts += _step(2, f"Query, keys, values of head {head}", f"q, k, v = {read} · W_Q, W_K, W_V   ({head_width} wide)")
+    keys, values = steps["self_attention.keys"][head], steps["self_attention.values"][head]
+    rows = [(f"q({name})", steps["self_attention.queries"][head, 0])]
+    rows += [(f"k({word.text})", keys[list(word.places)].mean(dim=0)) for word in walk.words]
+    rows += [(f"v({word.text})", values[list(word.places)].mean(dim=0)) for word in walk.words]
+    parts.append(_vectors(*rows))
+
+    root = f"√{head_width}"
+    parts += _step(3, "Dot product with every key, scale, softmax", f"weights = softmax(q·k / {root})")
+    parts.append(_scores(walk, root))
+    parts += _step(4, "Weighted sum of the values", f"mixed = Σ weight · v, head {head}")
+    terms = " + ".join(
+        f"{weight:.2f} v({word.text})" for weight, word in zip(walk.weights[head].tolist(), walk.words, strict=True)
+    )
+    parts.append(Text(f"   mixed = {terms}"))
+    parts.append(_vectors(("mixed", steps["self_attention.mixed"][head, 0])))
+    parts += _step(5, f"All {walk.heads} heads side by side", "weights of each, in percent")
+    parts.append(_heads(walk))
+    parts += _step(6, "Concatenate and project", f"[mixed 0 … mixed {walk.heads - 1}] W_O + b")
+    parts.append(_vectors(("attention", steps["self_attention.output"][0])))
+    parts += _add_and_norm(7, walk, "attention", "self_attention_residual")
+    activated = steps["feed_forward.activated"][0]
+    active = int((activated > 0).sum())
+    parts += _step(8, "Feed-forward", f"FFN(x) = max(0, {read} W_1 + b_1) W_2 + b_2")
+    parts.append(
+        _vectors(
+            (f"inner ({active} of {len(activated)} active)", activated), ("output", steps["feed_forward.output"][0])
+        )
+    )
+    parts += _add_and_norm(9, walk, "FFN(x)", "feed_forward_residual")
+    proof = f"This walk against the model's own fast run: largest difference {walk.difference:.1e}"
+    return [*parts, Text(), Text(proof, style="bold green" if walk.difference < 1e-4 else "bold red")]
+
+
+def _add_and_norm(number: int, walk: Walkthrough, what: str, place: str) -> list[RenderableType]:
+    """The residual connection, post-norm or pre-norm."""
+    added, normed = walk.steps[f"{place}.added"][0], walk.steps[f"{place}.output"][0]
+    if not walk.norm_first:
+        lines = _vectors((f"x + {what}", added), ("norm", normed))
+        return [*_step(number, "Add and norm", f"x = LayerNorm(x + {what})"), lines]
+    rows = [(f"x + {what}", added)]
+    if place == "self_attention_residual":
+        rows.append(("LayerNorm(x)", walk.steps["feed_forward_residual.entered"][0]))
+    note = "norm comes before each sublayer in this model"
+    return [*_step(number, "Add", f"x = x + {what}   ({note})"), _vectors(*rows)]
+
+
+def _scores(walk: Walkthrough, root: str) -> Table:
+    table = _table("word", "q·k", f"÷ {root}", "weight", "")
+    for number, word in enumerate(walk.words):
+        dots = " ".join(f"{value:.2f}" for value in walk.scores[walk.head, list(word.places)].tolist())
+        weight = float(walk.weights[walk.head, number])
+        scaled = float(walk.scaled_scores[walk.head, number])
+        table.add_row(Text(word.text), dots, f"{scaled:.2f}", f"{weight:.3f}", Text(bar(weight), style="cyan"))
+    return table
+
+
+def _heads(walk: Walkthrough) -> Table:
+    table = _table("word", *(f"head {head}" for head in range(walk.heads)), "mean")
+    for number, word in enumerate(walk.words):
+        shares = [*walk.weights[:, number].tolist(), float(walk.weights[:, number].mean())]
+        table.add_row(Text(word.text), *(Text(f"{100 * share:.0f}", style=_shade(share)) for share in shares))
+    return table
+
+
+def _context(context: Context) -> list[RenderableType]:
+    title = f'"{context.word}" in each text: what its new embedding is mixed from'
+    heads = "the mean of all heads" if context.head is None else f"head {context.head}"
+    parts: list[RenderableType] = [Text(), Text(title, style="bold underline")]
+    parts.append(Text(f"(weights of encoder layer {context.layer}, {heads}; e(x) is the value of x)", style="dim"))
+    parts += [Text(f"   {mixture}") for mixture in context.mixtures]
+    first, *others = context.texts
+    for number, other in enumerate(others, start=1):
+        parts += [Text(), Text(f'"{context.word}" in "{first}" and in "{other}", layer by layer', style="bold")]
+        table = _table("after", "cosine", "distance", "")
+        farthest = float(context.distances.max()) or 1.0
+        for layer, (cosine, distance) in enumerate(
+            zip(context.cosines[:, 0, number].tolist(), context.distances[:, 0, number].tolist(), strict=True)
+        ):
+            place = "embedding + position" if layer == 0 else f"encoder layer {layer - 1}"
+            table.add_row(place, f"{cosine:.3f}", f"{distance:.2f}", Text(bar(distance / farthest), style="cyan"))
+        parts.append(table)
+    return parts
+
+
+def _alignment(one: Alignment, text: str) -> list[RenderableType]:
+    heads = "the mean of all heads" if one.head is None else f"head {one.head}"
+    title = Text(f'Cross-attention: where each produced word looked in "{text}"', style="bold underline")
+    table = _table("produced", "looked at (share of its attention)")
+    for row, word in enumerate(one.target):
+        shares = one.weights[row]
+        order = shares.argsort(descending=True).tolist()[:3]
+        looks = Text("   ").join(
+            Text.assemble(one.source[place].text, " ", (f"{float(shares[place]):.2f}", _shade(float(shares[place]))))
+            for place in order
+        )
+        table.add_row(Text(word.text), looks)
+    note = Text(f"(decoder layer {one.layer}, {heads})", style="dim")
+    return [Text(), title, note, table, Text(f"   as links: {one.pharaoh()}", style="dim")]
+
+
+def _step(number: int, title: str, formula: str) -> list[RenderableType]:
+    return [Text(), Text.assemble((f"{number}  {title}", "bold"), "   ", (formula, "italic"))]
+
+
+def _vectors(*rows: tuple[str, Tensor]) -> Table:
+    """Vectors by name: first numbers, length, and a sparkline of the first 32 values."""
+    table = Table.grid(padding=(0, 2))
+    for name, values in rows:
+        numbers = values.tolist()
+        shown = " ".join(f"{number:6.2f}" for number in numbers[:_SHOWN])
+        length = math.sqrt(sum(number * number for number in numbers))
+        table.add_row(
+            Text(f"   {name}"), f"[{shown} …]", f"length {length:.2f}", Text(sparkline(numbers[:32]), style="cyan")
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 1))
+    for number, column in enumerate(columns):
+        numeric = number > 0 and column not in ("", "looked at (share of its attention)")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    return table
+
+
+def _shade(share: float) -> str:
+    """Stronger for larger shares; readable on light and dark ground."""
+    return "bold cyan" if share >= 0.3 else "cyan" if share >= 0.1 else "dim"

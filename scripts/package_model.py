@@ -1,0 +1,50 @@
+"""Put a trained model into the package: python scripts/package_model.py RUN_FOLDER --storage int8
+
+Rounds the weights as they will be stored, scores the rounded model on the test part again, and writes
+regard/pretrained/NAME with a model card that reports those scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from regard.modalities.text import Codec
+from regard.models.transformer import Transformer
+from regard.pretrained import find
+from regard.training.card import Facts, write_model
+from regard.training.checkpoints import CHECKPOINT, load_checkpoint
+from regard.training.prepare import read_parts
+from regard.training.recipe import Recipe
+from regard.training.scoring import evaluate
+from regard.training.trainer import search_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a training run")
+    parser.add_argument("--storage", choices=["float32", "float16", "int8"], default="int8")
+    parser.add_argument("--out", type=Path, default=Path("regard/pretrained"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    _, facts = load_checkpoint(options.run / CHECKPOINT)
+    recipe = Recipe.model_validate(facts["recipe"])
+    folder = find(str(options.run))
+    codec, model = Codec.load(folder), Transformer.load(folder)
+    with tempfile.TemporaryDirectory() as rounded:
+        model.save(Path(rounded), options.storage)
+        model = Transformer.load(Path(rounded))
+    parts = read_parts(recipe)
+    result, _ = evaluate(model, codec, parts["test"], recipe.score.metric, search_of(model.config, recipe.score))
+    print(result)
+    counts = {f"{name}_pairs": len(pairs) for name, pairs in parts.items()}
+    told = Facts(recipe, result, "test", facts["step"], facts["epochs"], facts["seconds"], facts["cpu_seconds"], counts)
+    write_model(options.out / recipe.name, model, codec, told, options.storage)
+
+
+if __name__ == "__main__":
+    main()
