@@ -33,8 +33,8 @@ def evaluate(
 
     from regard.data.sources import read_cmudict, read_pairs
     from regard.errors import RegardError, unknown
+    from regard.files import written_aside
     from regard.text_to_text import load
-    from regard.training.files import written_aside
     from regard.training.scoring import METRICS, score_answers
 
     loaded = load(model)

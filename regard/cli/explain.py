@@ -30,7 +30,7 @@ def explain(
     explanation = loaded.explain(*(valid_text(text) for text in texts), query=query, layer=layer, head=head)
     if html is not None:
         from regard.explain.render.page import page
-        from regard.training.files import written_aside
+        from regard.files import written_aside
 
         with written_aside(html) as aside:
             aside.write_text(

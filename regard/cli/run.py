@@ -84,7 +84,7 @@ def _opened(path: Path | None, stack: ExitStack) -> TextIO | None:
     """A file to write, whole or not at all."""
     if path is None:
         return None
-    from regard.training.files import written_aside
+    from regard.files import written_aside
 
     aside = stack.enter_context(written_aside(path))
     return stack.enter_context(aside.open("w", encoding="utf-8"))

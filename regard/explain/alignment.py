@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regard.explain.trace import Trace
-from regard.explain.walkthrough import check_range
+from regard.explain.trace import Trace, check_range
 from regard.explain.words import Word, join_keys, join_rows, words_of
 from regard.modalities.text import Piece
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regard.explain.trace import Trace
+from regard.explain.trace import Trace, check_range
 from regard.explain.words import find_word, join_keys, join_rows, shared_word, words_of
 from regard.modalities.text import Piece
 
@@ -72,15 +72,16 @@ def compare(
     head: int | None = None,
 ) -> Context:
     """Compare the embedding of a word that all texts of the trace have (by default the first such word)."""
+    depth = len(trace.model.encoder.layers)
+    check_range("layer", layer, depth)
+    if head is not None:
+        check_range("head", head, trace.model.config.attention_heads)
     words = [words_of(text) for text in pieces]
     name = shared_word(words, word)
     found = [find_word(text, name) for text in words]
-    depth = len(trace.model.encoder.layers)
     vectors = torch.stack(
         [
-            torch.stack(
-                [join_rows(hidden, text)[place] for hidden in _residuals(trace, depth, row)],
-            )
+            torch.stack([join_rows(hidden, text)[place] for hidden in _residuals(trace, depth, row)])
             for row, (text, place) in enumerate(zip(words, found, strict=True))
         ],
         dim=1,

@@ -32,7 +32,7 @@ class Trace:
         self._entering: dict[str, Sequences] = {}
         self.memory = source  # replaced by the run
         self.hidden = target
-        with torch.inference_mode(), _evaluating(model), self._noting():
+        with torch.no_grad(), _evaluating(model), self._noting():
             self.memory = model.encode(source)
             self.hidden = model.decode(target, self.memory)
 
@@ -72,7 +72,7 @@ class Trace:
             raise RegardError(f"{place} is followed by a last norm: compare its steps through that norm")
         return last[row]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def steps(self, place: str, queries: slice = EVERY, row: int = 0) -> dict[str, Tensor]:
         """All intermediate values of one part for the chosen queries of one text, by name, in order."""
         side, _, part = place.partition(".")
@@ -89,6 +89,7 @@ class Trace:
         assert isinstance(layer, DecoderLayer)
         return layer.steps(x, queries, causal_mask(len(x), len(x), x.device), self.memory[row])
 
+    @torch.no_grad()
     def proof(self, place: str, queries: slice = EVERY, row: int = 0) -> float:
         """Largest difference between a layer's steps and what the fast run had after it."""
         output = self.steps(place, queries, row)["output"]
@@ -119,6 +120,12 @@ class Trace:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def check_range(kind: str, number: int, count: int) -> None:
+    """Layers and heads are counted from 0."""
+    if not 0 <= number < count:
+        raise RegardError(f"there is no {kind} {number}: this model has {kind}s 0 to {count - 1}")
 
 
 def _layers(stack: nn.Module) -> list[str]:

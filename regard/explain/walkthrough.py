@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regard.errors import RegardError
-from regard.explain.trace import Trace
+from regard.explain.trace import Trace, check_range
 from regard.explain.words import Word, find_word, join_keys, join_scores, words_of
 from regard.modalities.text import Piece
 
@@ -117,9 +116,3 @@ def walk(
         norm_first=trace.model.config.normalize_before,
         difference=trace.proof(place, chosen, row),
     )
-
-
-def check_range(kind: str, number: int, count: int) -> None:
-    """Layers and heads are counted from 0."""
-    if not 0 <= number < count:
-        raise RegardError(f"there is no {kind} {number}: this model has {kind}s 0 to {count - 1}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import tokenizers
@@ -71,19 +72,19 @@ class Tokenizer:
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
         """What each id reads as, and which word it belongs to."""
         marked = self.inner.token_to_id(_BLANK) is not None
+        names = [self.inner.id_to_token(token) or UNKNOWN for token in ids]
         pieces: list[Piece] = []
         word = chunk = -1
-        before = ""
-        for token in ids:
-            name = self.inner.id_to_token(token) or UNKNOWN
+        before, joins_before = "", False
+        for token, name, joins in zip(ids, names, _in_word(names), strict=True):
             if token in (self.pad, self.bos, self.eos):
                 pieces.append(Piece(token, name, None, None))
                 continue
             new_chunk = name.startswith(_BLANK) or not marked or not before
             chunk += new_chunk
-            word += new_chunk or not (before == _BLANK or (_in_word(before) and _in_word(name)))
+            word += new_chunk or not (before == _BLANK or (joins_before and joins))
             pieces.append(Piece(token, name.removeprefix(_BLANK) or _BLANK, word, chunk))
-            before = name
+            before, joins_before = name, joins
         return pieces
 
     def to_json(self) -> str:
@@ -178,6 +179,19 @@ def _bytes_are_text(inner: tokenizers.Tokenizer, byte_tokens: list[str]) -> toke
     return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
-def _in_word(name: str) -> bool:
-    """Whether a token is part of a run of letters and digits; byte tokens are parts of rare letters."""
-    return any(letter.isalnum() for letter in name)
+def _in_word(names: Sequence[str]) -> list[bool]:
+    """For each token, whether it is part of a run of letters and digits. Byte tokens are read as what they spell."""
+    found: list[bool] = []
+    for are_bytes, run in groupby(names, key=lambda name: _byte(name) is not None):
+        if not are_bytes:
+            found += [any(letter.isalnum() for letter in name) for name in run]
+            continue
+        spelt = bytes(_byte(name) or 0 for name in run).decode("utf-8", errors="surrogateescape")
+        for letter in spelt:
+            found += [letter.isalnum()] * len(letter.encode("utf-8", errors="surrogateescape"))
+    return found
+
+
+def _byte(name: str) -> int | None:
+    """The value of a byte token such as `<0xE6>`."""
+    return int(name[3:5], 16) if len(name) == 6 and name.startswith("<0x") and name.endswith(">") else None

@@ -7,9 +7,9 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from regard.files import written_aside
 from regard.modalities.text import Codec
 from regard.models.base import Model, Storage
-from regard.training.files import written_aside
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
 
@@ -76,7 +76,8 @@ On the {facts.part} part of the data, {how}.
 ## Training
 
 {facts.step:,} steps ({facts.epochs:.1f} passes over the data), {facts.seconds / 60:.0f} minutes of wall time,
-{facts.cpu_seconds / 60:.0f} minutes of processor time, seed {recipe.training.seed}, on {machine()}. Energy: not measured.
+{facts.cpu_seconds / 60:.0f} minutes of processor time, seed {recipe.training.seed}, on {machine()}.
+Energy: not measured.
 
 The recipe, with every default written out:
 

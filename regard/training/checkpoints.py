@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regard.errors import RegardError
-from regard.training.files import written_aside
+from regard.files import written_aside
 from regard.training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.safetensors"

@@ -103,6 +103,8 @@ class Score(Part):
     metric: Literal["wer", "bleu"] = "bleu"
     valid_examples: int = Field(1000, gt=0)
     """Decoded at each validation (greedy), the first ones of the validation part."""
+    test_examples: int | None = Field(None, gt=0)
+    """Of the test part, only the first so many; by default all."""
     beams: int = Field(4, gt=0)
     """For the final test."""
     length_penalty: float = 0.6

@@ -18,9 +18,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     If the block fails, what stood at `path` stays. A full or read-only disk raises RegardError.
     """
     aside = path.with_name(f".{path.name}.partial")
-    _remove(aside)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(aside)
         yield aside
         _replace(aside, path)
     except OSError as error:
@@ -49,5 +49,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()

@@ -1,0 +1,1 @@
+"""Explanations made visible: as terminal text and as one HTML page."""

@@ -1,0 +1,140 @@
+"""An explanation as one HTML page that needs nothing else: no network, no library, light or dark, wide or narrow.
+
+Every number that depends on the head stands in a slot that names its place in the page's data, such as `weights/#/2`
+(# is the head). So the page reads without any script, and page.js shows another head by filling the same slots anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+from regard.explain.alignment import Alignment
+from regard.explain.context import Context, Mixture
+from regard.explain.render.page_parts import Slots, fixed, plot, shade, table, word_label
+from regard.explain.render.page_steps import numbers_of, sections
+from regard.explain.walkthrough import Walkthrough
+
+
+def page(
+    title: str,
+    texts: Sequence[str],
+    answers: Sequence[str],
+    walkthrough: Walkthrough,
+    context: Context | None,
+    alignments: Sequence[Alignment],
+) -> str:
+    """One page: the complete process for one query, the word in each text, and the cross-attention of each answer.
+
+    `title` is the model's name.
+    """
+    data = numbers_of(walkthrough)
+    parts = [sections(Slots(data, walkthrough.head), walkthrough, texts[0])]
+    if context is not None:
+        parts.append(_context(context, walkthrough.norm_first))
+    parts += [_alignment(one, text, number) for number, (one, text) in enumerate(zip(alignments, texts, strict=True))]
+    style, script = _file("page.css"), _file("page.js")
+    # The page may load nothing and run its own script only, whatever a text contains.
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
+    packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(texts[0])} · {escape(title)} · regard</title>
+<style>{style}</style>
+</head>
+<body>
+{_header(title, texts, answers)}
+<main>{"".join(parts)}</main>
+<output id="tip" hidden></output>
+<script type="application/json" id="data">{packed}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _header(title: str, texts: Sequence[str], answers: Sequence[str]) -> str:
+    pairs = "".join(
+        f"<div><dt><bdi>{escape(text)}</bdi></dt><dd>→ <bdi>{escape(answer)}</bdi></dd></div>"
+        for text, answer in zip(texts, answers, strict=True)
+    )
+    return f"""<header>
+<p class="eyebrow">Self-attention, number by number · model <b>{escape(title)}</b></p>
+<h1>What the model computes on <q><bdi>{escape(texts[0])}</bdi></q></h1>
+<dl class="answers">{pairs}</dl>
+<p class="legend"><span class="key signed" aria-hidden="true"></span> values: orange below zero, blue above
+<span class="key share" aria-hidden="true"></span> weights: from 0 to 1
+<span class="scripted">Point at a cell, or reach its strip with Tab and walk along it with the arrow keys, to read its
+number. Point at a word to see it everywhere.</span></p>
+</header>"""
+
+
+def _context(context: Context, norm_first: bool) -> str:
+    heads = "the mean of all heads" if context.head is None else f"head {context.head}"
+    name = escape(context.word)
+    equations = "".join(
+        f"<figure><figcaption><bdi>{escape(text)}</bdi></figcaption>{_equation(one, number)}</figure>"
+        for number, (text, one) in enumerate(zip(context.texts, context.mixtures, strict=True))
+    )
+    places = ["embedding + position", *(f"after layer {layer}" for layer in range(len(context.cosines) - 1))]
+    if norm_first:
+        places[-1] += ", through the last norm"
+    others = range(1, len(context.texts))
+    columns = [f"{kind}, text {other + 1}" for other in others for kind in ("cosine", "distance")]
+    rows = [
+        [place, *(cell for other in others for cell in (fixed(float(cosine[other]), 3), fixed(float(apart[other]))))]
+        for place, cosine, apart in zip(places, context.cosines[:, 0], context.distances[:, 0], strict=True)
+    ]
+    listed = "".join(f"<li><bdi>{escape(text)}</bdi></li>" for text in context.texts)
+    cosines = [(f"text {other + 1}", context.cosines[:, 0, other].tolist()) for other in others]
+    distances = [(f"text {other + 1}", context.distances[:, 0, other].tolist()) for other in others]
+    return f"""<section class="wide"><h2><q>{name}</q> in each text</h2>
+<p class="lead">What the word's new embedding is mixed from: {heads} of encoder layer {context.layer};
+e(x) is the value of x.</p>{equations}
+<h3>Layer by layer: <q>{name}</q> in text 1 and in the others</h3>
+<ol class="texts">{listed}</ol>
+<p>The same word starts from the same embedding (only its position may differ); each layer mixes in what stands
+around it.{" The last vectors have gone through the norm that ends the encoder." * norm_first}</p>
+<div class="plots">{plot("cosine", cosines)}{plot("distance", distances)}</div>
+{table(["", *columns], rows, "Cosine and Euclidean distance to the word's vector in text 1", "layers")}</section>"""
+
+
+def _equation(mixture: Mixture, text: int) -> str:
+    """e(Python) = 0.41 e(Python) + ..., each term as strongly coloured as its weight."""
+    terms = " + ".join(
+        f'<span class="term" data-word="{text}.{place}" style="--share:{weight:.3f}">'
+        f"{fixed(weight)}&nbsp;e({escape(word)})</span>"
+        for place, (word, weight) in enumerate(zip(mixture.words, mixture.weights, strict=True))
+    )
+    return f'<p class="equation">e({escape(mixture.word)}) = {terms}</p>'
+
+
+def _alignment(one: Alignment, text: str, number: int) -> str:
+    heads = "the mean of all heads" if one.head is None else f"head {one.head}"
+    links = set(one.links())
+    rows = []
+    for word, weights in zip(one.target, one.weights.tolist(), strict=True):
+        linked = [(source.number, word.number) in links for source in one.source]
+        cells = (shade(weight, link) for weight, link in zip(weights, linked, strict=True))
+        rows.append([f"<bdi>{escape(word.text)}</bdi>", *cells])
+    head = ["produced", *(word_label(one.source, place, number) for place in range(len(one.source)))]
+    return f"""<section class="wide">
+<h2>Cross-attention: where each produced word looked in <q><bdi>{escape(text)}</bdi></q></h2>
+<p class="lead">Decoder layer {one.layer}, {heads}. Rows are produced words, columns words of the text; each row sums
+to 1. Framed: the link of each word.</p>
+{table(head, rows, f"Attention of each produced word over the words of text {number + 1}", "heat")}
+<p>As links (text&ndash;produced, counted from 0): <code>{escape(one.pharaoh())}</code></p></section>"""
+
+
+def _file(name: str) -> str:
+    return (files("regard.explain.render") / name).read_text(encoding="utf-8")

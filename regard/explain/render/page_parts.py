@@ -1,0 +1,178 @@
+"""The pieces that the page is built from: slots for numbers, strips of coloured cells, tables, the line plot.
+
+A slot's path leads into the page's data, `/` between the names and # for the chosen head; page.js reads the same paths.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from regard.explain.words import Word
+
+MINUS = "\N{MINUS SIGN}"
+_COLUMNS = 64
+_LEVELS = 8
+
+
+class Slots:
+    """HTML for values of the page's data, as they are for the chosen head."""
+
+    def __init__(self, data: dict[str, Any], head: int) -> None:
+        self.data, self.head = data, head
+
+    def at(self, path: str, head: int | None = None) -> Any:
+        """The value at a path; # is the chosen head or the one given."""
+        found: Any = self.data
+        for name in path.split("/"):
+            key = str(self.head if head is None else head) if name == "#" else name
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        return found
+
+    def head_name(self) -> str:
+        return f"<span data-head>{self.head}</span>"
+
+    def number(self, path: str, digits: int = 2) -> str:
+        return f'<span class="number" data-number="{path}" data-digits="{digits}">{fixed(self.at(path), digits)}</span>'
+
+    def text(self, path: str) -> str:
+        return f'<span data-text="{path}">{escape(self.at(path))}</span>'
+
+    def bar(self, path: str) -> str:
+        """A bar for a share; the number stands beside it."""
+        return f'<span class="bar" aria-hidden="true" data-share="{path}" style="--share:{self.at(path):.3f}"></span>'
+
+    def cell(self, path: str) -> str:
+        """A coloured table cell for a share; the same in every head."""
+        return shade(self.at(path))
+
+    def scale(self, paths: Iterable[str]) -> float:
+        """The largest size of a value in these vectors, over all heads: where the colour is fullest."""
+        heads = range(len(self.data["weights"]))
+        chosen = [self.at(path, head) for path in paths for head in (heads if "#" in path else heads[:1])]
+        return max((abs(value) for vector in chosen for value in vector), default=0.0) or 1.0
+
+    def strip(self, path: str, label: str, scale: float) -> str:
+        """A vector as coloured cells, 64 to a row."""
+        values = self.at(path)
+        columns = min(_COLUMNS, len(values))
+        rows = math.ceil(len(values) / columns)
+        return (
+            f'<svg class="strip" role="img" aria-label="{label}, {len(values)} values" data-strip="{path}" '
+            f'data-scale="{scale:.4g}" style="--columns:{columns};--rows:{rows}" viewBox="0 0 {columns} {rows}" '
+            f'preserveAspectRatio="none">{_cells(values, columns, scale)}</svg>'
+        )
+
+    def strips(self, rows: Sequence[tuple[str, ...]], heading: str = "", scale: float | None = None) -> str:
+        """Vectors below each other on one colour scale: (label, path) or (label, path, what stands behind)."""
+        scale = self.scale(row[1] for row in rows) if scale is None else scale
+        lines = "".join(
+            f'<div class="row"><span class="label">{label}</span>{self.strip(path, plain(label), scale)}'
+            f'<span class="behind">{"".join(behind)}</span></div>'
+            for label, path, *behind in rows
+        )
+        title = f"<b>{heading}</b> · " if heading else ""
+        return f'<figure class="strips">{lines}<figcaption>{title}full colour: ±{scale:.2f}</figcaption></figure>'
+
+
+def shade(share: float, framed: bool = False) -> str:
+    """A share of 0 to 1, its cell as strongly coloured."""
+    return f'<span class="cell{" framed" * framed}" style="--share:{share:.3f}">{fixed(share)}</span>'
+
+
+def word_label(words: Sequence[Word], number: int, text: int = 0, piece: str | None = None) -> str:
+    """A word that lights up wherever it stands; `text` is the number of its text."""
+    part = f" <small>{escape(piece)}</small>" if piece is not None else ""
+    return f'<span class="word" data-word="{text}.{number}"><bdi>{escape(words[number].text)}</bdi></span>{part}'
+
+
+def step(number: int, title: str, formula: str, filled: str, explained: str, *figures: str) -> str:
+    """One step: what is computed, the formula, the formula with its numbers, and the picture."""
+    numbers = f'<p class="filled">{filled}</p>' if filled else ""
+    return f"""<section class="step" aria-labelledby="step-{number}"><div class="told">
+<h3 id="step-{number}"><span class="count">{number}</span> {title}</h3>
+<p class="formula">{formula}</p>{numbers}<p>{explained}</p></div>
+<div class="shown">{"".join(figures)}</div></section>"""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, kind: str) -> str:
+    """A table whose first column names the rows; it scrolls inside itself where the page is narrow."""
+    head = "".join(f'<th scope="col">{column}</th>' if column else "<td></td>" for column in columns)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table class="{kind}">'
+        f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def chip(label: str, number: str) -> str:
+    return f"<li>{label} {number}</li>"
+
+
+def plot(kind: str, lines: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """A small line plot over the layers; the numbers stand in the table below it."""
+    width, height, left, top = 300, 120, 38, 10
+    values = [value for _, line in lines for value in line]
+    low, high = (min(values), 1.0) if kind == "cosine" else (0.0, max(values))
+    low, high = (low, high) if high - low > 1e-6 else (low - 0.5, low + 0.5)
+    count = max(len(line) for _, line in lines)
+    across = [left + width * place / max(1, count - 1) for place in range(count)]
+    ticks = "".join(
+        f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y}" y2="{y}"/>'
+        f'<text x="{left - 5}" y="{y + 3.5}" text-anchor="end">{fixed(value, 3 if kind == "cosine" else 2)}</text>'
+        for value, y in ((high, top), ((low + high) / 2, top + height / 2), (low, top + height))
+    )
+    ticks += "".join(
+        f'<text x="{x:.0f}" y="{top + height + 15}" text-anchor="middle">{"start" if place == 0 else place - 1}</text>'
+        for place, x in enumerate(across)
+    )
+    drawn = ""
+    for number, (name, line) in enumerate(lines):
+        points = [(x, top + height * (high - value) / (high - low)) for x, value in zip(across, line, strict=True)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+        end = f'<text x="{points[-1][0] + 7:.0f}" y="{points[-1][1] + 4:.0f}">{name}</text>'
+        drawn += f'<g class="line line-{number % 4}"><polyline points="{path}"/>{dots}{end}</g>'
+    return (
+        f'<svg class="plot" viewBox="0 0 {left + width + 52} {top + height + 34}" role="img" '
+        f'aria-label="{kind} layer by layer; the table below has the numbers">{ticks}{drawn}'
+        f'<text x="{left + width / 2:.0f}" y="{top + height + 30}" text-anchor="middle">{kind} after layer</text></svg>'
+    )
+
+
+def fixed(number: float, digits: int = 2) -> str:
+    """A number with a true minus sign, and none before zero."""
+    return f"{number:z.{digits}f}".replace("-", MINUS)
+
+
+def compact(value: Any, digits: int) -> Any:
+    """The same lists and dictionaries with numbers of so many significant digits."""
+    if isinstance(value, dict):
+        return {name: compact(one, digits) for name, one in value.items()}
+    if isinstance(value, list):
+        return [compact(one, digits) for one in value]
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def plain(label: str) -> str:
+    """A label without its tags, still escaped."""
+    return " ".join(re.sub("<[^>]*>", "", label).split())
+
+
+def _cells(values: Sequence[float], columns: int, scale: float) -> str:
+    """Paths of equal colour: the sign is a hue, the size one of eight strengths. Zeros stay empty."""
+    drawn: dict[int, str] = {}
+    for place, value in enumerate(values):
+        level = max(-_LEVELS, min(_LEVELS, round(value / scale * _LEVELS)))
+        if level:
+            drawn[level] = drawn.get(level, "") + f"M{place % columns} {place // columns}h1v1h-1z"
+    return "".join(
+        f'<path class="{"above" if level > 0 else "below"}" fill-opacity="{abs(level) / _LEVELS:.3g}" d="{path}"/>'
+        for level, path in sorted(drawn.items())
+    )

@@ -1,0 +1,343 @@
+"""The walkthrough as sections of the page, one for each step, in the order in which the layer computes.
+
+Vaswani et al. 2017, sections 3.1 to 3.3; the numbers are those of `regard.explain.walkthrough`, under the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.explain.render.page_parts import MINUS, Slots, chip, compact, fixed, step, table, word_label
+from regard.explain.walkthrough import Walkthrough
+
+_VECTOR_DIGITS, _NUMBER_DIGITS = 4, 6
+_UNUSED = ("output", "self_attention.scores", "self_attention.scaled_scores", "self_attention.masked_scores")
+
+
+def sections(slots: Slots, walk: Walkthrough, text: str) -> str:
+    """The walkthrough of one word of `text`, from the embedding to the proof."""
+    asking = walk.words[walk.query]
+    side, _, layer = walk.place.split(".")
+    rules = []
+    if any(len(word.pieces) > 1 for word in walk.words):
+        cut = ", ".join(escape("·".join(word.pieces)) for word in walk.words if len(word.pieces) > 1)
+        rules.append(f"Cut in pieces here: {cut}. A word's weight is the sum of its pieces' weights, and so is what it")
+        rules.append(
+            "hands on; its score is the logarithm of the sum of its pieces' exponentials, so that softmax over"
+        )
+        rules.append("words gives just those weights.")
+    if len(asking.pieces) > 1:
+        rules.append(f"The query is the word's first piece, <q>{escape(asking.pieces[0])}</q>.")
+    radios = "".join(
+        f'<label><input type="radio" name="head" value="{head}" id="head-{head}"{" checked" * (head == walk.head)}>'
+        f"<span>{head}</span></label>"
+        for head in range(walk.heads)
+    )
+    close = walk.difference < 1e-4
+    steps = [
+        _embedding(slots, walk),
+        _projections(slots, walk),
+        _scores(slots, walk),
+        _scaled(slots, walk),
+        _softmax(slots, walk),
+        _mixed(slots, walk),
+        _heads(slots, walk),
+        _concatenation(slots, walk),
+        _add_and_norm(slots, walk, 9, "attention", "self_attention"),
+        _feed_forward(slots, walk),
+        _add_and_norm(slots, walk, 11, "FFN", "feed_forward"),
+    ]
+    return f"""<section><h2>The complete process for one query: {word_label(walk.words, walk.query)}</h2>
+<p class="lead">In <q><bdi>{escape(text)}</bdi></q>, {side} layer {layer}, head {slots.head_name()} in detail
+(layers and heads count from 0). {" ".join(rules)}</p>
+<fieldset class="heads scripted"><legend>Head</legend>{radios}</fieldset>
+{"".join(steps)}
+<p class="proof {"holds" if close else "fails"}"><b>{"✓" if close else "✗"} The proof.</b>
+This walk went step by step; the model itself computes the same layer in one fused, fast run. Largest difference
+between the two results: <b>{walk.difference:.1e}</b>.</p></section>"""
+
+
+def _embedding(slots: Slots, walk: Walkthrough) -> str:
+    name, width = escape(walk.words[walk.query].pieces[0]), len(slots.at("entering"))
+    layer = int(walk.place.rpartition(".")[2])
+    rows = [("embedding", "embedding/lookup"), ("position", "embedding/encoding"), ("sum", "embedding/output")]
+    figures = [slots.strips(rows)]
+    if layer:
+        figures.append(f"<p>The layers below ({layer} of them) have worked on it since. What enters this layer:</p>")
+        figures.append(slots.strips([("x", "entering")]))
+    if walk.norm_first:
+        figures.append("<p>This model norms before each part: the next steps read LayerNorm(x).</p>")
+        figures.append(slots.strips([("LayerNorm(x)", "steps/self_attention_residual.entered/0")]))
+    return step(
+        1,
+        "Embedding plus position",
+        f"x = E[{name}]·√{width} + PE({walk.piece})",
+        _first_values(slots, [path for _, path in rows]),
+        f"The row of the embedding matrix for this token, {width} numbers, and a pattern of sines and cosines that "
+        "says where in the text it stands: PE(pos, 2i) = sin(pos / 10000<sup>2i/D</sup>), "
+        "PE(pos, 2i+1) = cos(pos / 10000<sup>2i/D</sup>).",
+        *figures,
+    )
+
+
+def _projections(slots: Slots, walk: Walkthrough) -> str:
+    read = "LayerNorm(x)" if walk.norm_first else "x"
+    query = [(f"q({word_label(walk.words, walk.query)})", "steps/self_attention.queries/#/0")]
+    each = {
+        name: [(f"{name[0]}({label})", f"steps/self_attention.{name}/#/{place}") for label, place in _pieces(walk)]
+        for name in ("keys", "values")
+    }
+    return step(
+        2,
+        "Query, keys, values",
+        f"q = {read}·W<sub>Q</sub> + b<sub>Q</sub><br>k = {read}·W<sub>K</sub> + b<sub>K</sub><br>"
+        f"v = {read}·W<sub>V</sub> + b<sub>V</sub>",
+        "",
+        f"Head {slots.head_name()} has its own learnt maps to {walk.head_width} numbers: the query is what this word "
+        "asks for, a key is what each word can be found by, a value is what it hands on.",
+        *(slots.strips(rows, heading) for rows, heading in ((query, "Query"), (each["keys"], "Keys"))),
+        slots.strips(each["values"], "Values"),
+    )
+
+
+def _scores(slots: Slots, walk: Walkthrough) -> str:
+    rows = [
+        (f"q&times;k({label})", f"products/#/{place}", slots.number(f"scores/#/{place}"))
+        for label, place in _pieces(walk)
+    ]
+    return step(
+        3,
+        "Dot product with every key",
+        "score = q·k = Σ q<sub>i</sub> k<sub>i</sub>",
+        slots.text("filled/#/dot"),
+        "Multiplied number by number, then summed: blue cells speak for the word, orange ones against it. "
+        "This is how the model finds how words relate.",
+        slots.strips(rows),
+    )
+
+
+def _scaled(slots: Slots, walk: Walkthrough) -> str:
+    chips = (
+        chip(word_label(walk.words, number), slots.number(f"scaled_scores/#/{number}"))
+        for number in range(len(walk.words))
+    )
+    return step(
+        4,
+        "Scale",
+        f"s = q·k / √{walk.head_width}",
+        slots.text("filled/#/scale"),
+        f"Sums of {walk.head_width} products grow with √{walk.head_width}; without this, softmax would often put all "
+        "on one word.",
+        f'<ul class="chips" aria-label="scaled scores">{"".join(chips)}</ul>',
+    )
+
+
+def _softmax(slots: Slots, walk: Walkthrough) -> str:
+    rows = [
+        [
+            word_label(walk.words, number),
+            slots.number(f"exponentials/#/{number}", 3),
+            slots.number(f"weights/#/{number}", 3),
+            slots.bar(f"weights/#/{number}"),
+        ]
+        for number in range(len(walk.words))
+    ]
+    rows.append(["sum", slots.number("sums/#", 3), slots.number("weight_sums/#", 3), ""])
+    return step(
+        5,
+        "Softmax",
+        f"weights = softmax(q·k / √{walk.head_width}) = e<sup>s&minus;max</sup> / Σ e<sup>s&minus;max</sup>",
+        slots.text("filled/#/softmax"),
+        "Scores become shares: all positive, one in sum. (Taking the largest score off first changes no share and "
+        "keeps the exponentials small.)",
+        table(["word", "e<sup>s&minus;max</sup>", "weight", ""], rows, "Softmax over the words", "softmax"),
+    )
+
+
+def _mixed(slots: Slots, walk: Walkthrough) -> str:
+    rows = [
+        (f"{slots.number(f'weights/#/{number}')} · v({word_label(walk.words, number)})", f"weighted_values/#/{number}")
+        for number in range(len(walk.words))
+    ]
+    scale = slots.scale([f"steps/self_attention.values/#/{place}" for _, place in _pieces(walk)])
+    return step(
+        6,
+        "Weighted sum of the values",
+        "mixed = Σ weight · v",
+        slots.text("filled/#/mixed"),
+        "Each value, faded by its weight (same colour scale as the values above). Their sum is what this head found.",
+        slots.strips([*rows, ("<b>mixed</b>", "steps/self_attention.mixed/#/0")], scale=scale),
+    )
+
+
+def _heads(slots: Slots, walk: Walkthrough) -> str:
+    words = range(len(walk.words))
+    rows = [
+        [
+            f'<label for="head-{head}">head {head}</label>',
+            *(slots.cell(f"weights/{head}/{word}") for word in words),
+        ]
+        for head in range(walk.heads)
+    ]
+    rows.append(["mean", *(slots.cell(f"mean_weights/{word}") for word in words)])
+    return step(
+        7,
+        f"All {walk.heads} heads side by side",
+        "weights<sub>h</sub> = softmax(q<sub>h</sub>·k<sub>h</sub> / √" + f"{walk.head_width})",
+        "",
+        "The same word asks in every head, each with its own query, keys and values: heads look for different things.",
+        table(["", *(word_label(walk.words, word) for word in words)], rows, "Weights of each head", "heat heads-map"),
+    )
+
+
+def _concatenation(slots: Slots, walk: Walkthrough) -> str:
+    scale = slots.scale(["steps/self_attention.mixed/#/0"])
+    rows = [
+        [
+            f'<label for="head-{head}">head {head}</label>',
+            slots.strip(f"steps/self_attention.mixed/{head}/0", f"mixed values of head {head}", scale),
+            slots.number(f"share_lengths/{head}"),
+            f"{slots.number(f'share_parts/{head}', 0)} %",
+        ]
+        for head in range(walk.heads)
+    ]
+    rows.append(["bias", "", "", f"{slots.number('bias_part', 0)} %"])
+    shares = [
+        (f"share of head {slots.head_name()}", "steps/self_attention.heads/#/0"),
+        ("<b>attention</b>", "steps/self_attention.output/0"),
+    ]
+    return step(
+        8,
+        "Concatenate and project",
+        f"attention = [mixed<sub>0</sub> … mixed<sub>{walk.heads - 1}</sub>]·W<sub>O</sub> + b<sub>O</sub>",
+        "",
+        "The heads' results end to end, then one more linear map: a sum in which each head has a share. Length: how "
+        "much it adds; part: how much of the result's own direction comes from it (below zero: it works against it).",
+        table(["", "mixed", "length", "part"], rows, "Each head's share of the output", "concatenation heads-map"),
+        slots.strips(shares),
+    )
+
+
+def _add_and_norm(slots: Slots, walk: Walkthrough, number: int, what: str, part: str) -> str:
+    before = "entering" if part == "self_attention" else "steps/self_attention_residual.output/0"
+    added, output = f"steps/{part}_residual.added/0", f"steps/{part}_residual.output/0"
+    rows = [("x", before), (what, f"steps/{part}.output/0"), (f"x + {what}", added)]
+    filled = _first_values(slots, [path for _, path in rows])
+    if walk.norm_first:
+        figures = [slots.strips(rows)]
+        if part == "self_attention":
+            figures.append("<p>The next step reads its norm:</p>")
+            figures.append(slots.strips([("LayerNorm(x)", "steps/feed_forward_residual.entered/0")]))
+        note = "What was found is added to what was there. In this model the norm comes before each part instead."
+        return step(number, "Add", f"x ← x + {what}", filled, note, *figures)
+    total = walk.steps[f"{part}_residual.added"][0]
+    filled += f"; mean {fixed(float(total.mean()))}, deviation {fixed(float(total.std(correction=0)))}"
+    note = "What was found is added to what was there; the norm brings the sum back to mean 0 and deviation 1, then a "
+    note += "learnt factor and offset for each value."
+    figure = slots.strips([*rows, ("<b>norm</b>", output)])
+    return step(number, "Add and norm", f"x ← LayerNorm(x + {what})", filled, note, figure)
+
+
+def _feed_forward(slots: Slots, walk: Walkthrough) -> str:
+    inner, activated = walk.steps["feed_forward.inner"][0], walk.steps["feed_forward.activated"][0]
+    rectified = bool((activated == inner.clamp_min(0)).all())
+    read = "LayerNorm(x)" if walk.norm_first else "x"
+    hidden = f"{read} W<sub>1</sub> + b<sub>1</sub>"
+    formula = f"FFN(x) = {f'max(0, {hidden})' if rectified else f'gelu({hidden})'} W<sub>2</sub> + b<sub>2</sub>"
+    active = int((activated > 0).sum())
+    return step(
+        10,
+        "Feed-forward",
+        formula,
+        f"{active} of {len(activated)} inner values are above zero",
+        "The same two-layer network for every position: this is the non-linear step. Of the inner values only those "
+        f"that are {'above zero' if rectified else 'not pressed to zero'} go on.",
+        slots.strips([("inner, before", "steps/feed_forward.inner/0"), ("after", "steps/feed_forward.activated/0")]),
+        slots.strips([("<b>FFN</b>", "steps/feed_forward.output/0")]),
+    )
+
+
+def numbers_of(walk: Walkthrough) -> dict[str, Any]:
+    """What the slots show: the walkthrough's own numbers under their own names, and what follows from them."""
+    found = walk.to_dict()
+    steps = {name: value for name, value in found["steps"].items() if name not in _UNUSED}
+    queries, keys, values, weights, heads, output = (
+        walk.steps[f"self_attention.{name}"] for name in ("queries", "keys", "values", "weights", "heads", "output")
+    )
+    exponentials = (walk.scaled_scores - walk.scaled_scores.amax(dim=-1, keepdim=True)).exp()
+    mixed = [weights[:, :, list(word.places)] @ values[:, list(word.places)] for word in walk.words]
+    parts = heads[:, 0] @ output[0] / output.square().sum().clamp_min(1e-12)
+    numbers = {
+        "exponentials": exponentials,
+        "sums": exponentials.sum(dim=-1),
+        "weight_sums": walk.weights.sum(dim=-1),
+        "mean_weights": walk.weights.mean(dim=0),
+        "share_lengths": heads[:, 0].norm(dim=-1),
+        "share_parts": 100 * parts,
+        "bias_part": 100 * (1 - parts.sum()),
+    }
+    vectors = {
+        "entering": (walk.steps["self_attention_residual.added"] - output)[0],
+        "products": queries * keys,
+        "weighted_values": torch.cat(mixed, dim=1),
+    }
+    return {
+        **{name: found[name] for name in ("view", "place", "query", "head", "words", "difference_from_fast_run")},
+        **{name: compact(found[name], _NUMBER_DIGITS) for name in ("scores", "scaled_scores", "weights")},
+        **{name: compact(value.tolist(), _NUMBER_DIGITS) for name, value in numbers.items()},
+        "filled": [_filled(walk, head) for head in range(walk.heads)],
+        "embedding": compact(found["embedding"], _VECTOR_DIGITS),
+        "steps": compact(steps, _VECTOR_DIGITS),
+        **{name: compact(value.tolist(), _VECTOR_DIGITS) for name, value in vectors.items()},
+    }
+
+
+def _filled(walk: Walkthrough, head: int) -> dict[str, str]:
+    """The formulas of one head with its numbers in them, for the word it looks at most."""
+    asked, keys = walk.steps["self_attention.queries"][head, 0], walk.steps["self_attention.keys"][head]
+    values, mixed = walk.steps["self_attention.values"][head], walk.steps["self_attention.mixed"][head, 0]
+    weights = walk.steps["self_attention.weights"][head, 0]
+    best = int(walk.weights[head].argmax())
+    word, root = walk.words[best].text, f"√{walk.head_width}"
+    piece = max(walk.words[best].places, key=lambda place: float(weights[place]))
+    terms = " + ".join(f"{_signed(a)}·{_signed(b)}" for a, b in zip(asked[:3], keys[piece, :3], strict=True))
+    named = walk.words[best].pieces[walk.words[best].places.index(piece)]
+    dots = [fixed(float(walk.scores[head, place])) for place in walk.words[best].places]
+    scaled, total = float(walk.scaled_scores[head, best]), walk.scaled_scores[head]
+    joined = f"{dots[0]} / {root}" if len(dots) == 1 else "ln(" + " + ".join(f"e^({x} / {root})" for x in dots) + ")"
+    share, top = float(walk.weights[head, best]), float(total.max())
+    raised = f"e^({fixed(scaled)} {MINUS} {_signed(top)})"
+    order = weights.argsort(descending=True)[:3].tolist()
+    mix = " + ".join(f"{fixed(float(weights[place]))}·{_signed(values[place, 0])}" for place in order)
+    return {
+        "dot": f"q·k({named}) = {terms} + … = {fixed(float(walk.scores[head, piece]))}",
+        "scale": f"s({word}) = {joined} = {fixed(scaled)}",
+        "softmax": f"weight({word}) = {raised} / {fixed(float((total - top).exp().sum()), 3)} = {fixed(share, 3)}",
+        "mixed": f"first value: {mix}{' + …' if len(weights) > 3 else ''} = {fixed(float(mixed[0]))}",
+    }
+
+
+def _pieces(walk: Walkthrough) -> list[tuple[str, int]]:
+    """Label and place of every token, in order; pieces of a longer word are named beside it."""
+    return [
+        (word_label(walk.words, number, piece=piece if len(word.pieces) > 1 else None), place)
+        for number, word in enumerate(walk.words)
+        for piece, place in zip(word.pieces, word.places, strict=True)
+    ]
+
+
+def _first_values(slots: Slots, paths: Sequence[str]) -> str:
+    """The sum of two vectors, written out for their first value."""
+    one, other, total = (slots.at(f"{path}/0") for path in paths)
+    return f"first value: {fixed(one)} + {_signed(other)} = {fixed(total)}"
+
+
+def _signed(value: Tensor | float) -> str:
+    """A number as a factor: in brackets if negative."""
+    shown = fixed(float(value))
+    return f"({shown})" if shown.startswith(MINUS) else shown

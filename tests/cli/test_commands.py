@@ -1,0 +1,92 @@
+"""What the commands answer."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def test_one_answer_a_line_in_the_order_asked(regard, folder):
+    texts = ["Python crawls quickly", "Python", "quickly Python", "le serpent"]
+    together = regard("run", folder, *texts).out.splitlines()
+    assert together == [regard("run", folder, text).out.rstrip("\n") for text in texts]
+
+
+def test_arguments_file_and_standard_input_answer_alike(regard, folder, tmp_path, monkeypatch):
+    texts = ["Python crawls", "quickly"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    expected = regard("run", folder, *texts).out
+    assert regard("run", folder, "--input", tmp_path / "texts.txt").out == expected
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(texts).encode())))
+    assert regard("run", folder).out == expected
+    assert regard("run", folder, *texts, "--output", tmp_path / "answers.txt").out == ""
+    assert (tmp_path / "answers.txt").read_text() == expected
+
+
+def test_jsonl_has_hypotheses_with_falling_scores(regard, folder):
+    row = json.loads(regard("run", folder, "Python crawls", "--jsonl", "--beams", 3).out)
+    scores = [one["score"] for one in row["hypotheses"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert row["source"] == "Python crawls"
+    assert row["answer"] == row["hypotheses"][0]["text"]
+
+
+def test_alignments_in_pharaoh_format(regard, folder, tmp_path):
+    answers = regard("run", folder, "Python crawls quickly", "--alignment", tmp_path / "links.txt").out.split()
+    links = (tmp_path / "links.txt").read_text().split()
+    assert links
+    for link in links:
+        source, target = map(int, link.split("-"))
+        assert 0 <= source < 3
+        assert 0 <= target <= len(answers)
+
+
+def test_evaluate_prints_scores_and_signature(regard, folder, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("source\ttarget\nPython\tserpent\nquickly\tvite\n")
+    ended = regard("evaluate", folder, tmp_path / "pairs.tsv", "--beams", 1, "--output", tmp_path / "answers.tsv")
+    scores = dict(line.split("\t") for line in ended.out.splitlines())
+    assert scores.keys() == {"bleu", "chrf"}
+    assert "BLEU nrefs:1|case:mixed" in ended.err
+    assert len((tmp_path / "answers.tsv").read_text().splitlines()) == 2
+
+
+def test_explain_writes_a_page_and_numbers(regard, folder, tmp_path):
+    ended = regard("explain", "--model", folder, "Python crawls", "Python executes", "--html", tmp_path / "page.html")
+    assert ended.code == 0
+    assert "Python" in (tmp_path / "page.html").read_text()
+    numbers = json.loads(regard("explain", "--model", folder, "Python crawls", "--json").out)
+    assert numbers["walkthrough"]["difference_from_fast_run"] < 1e-5
+
+
+def test_help_is_quick_and_loads_no_torch():
+    code = "import sys, regard.cli\ntry: regard.cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, "--help"], check=True, capture_output=True)
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "regard", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - begun)
+    if not os.environ.get("REGARD_BUSY_MACHINE"):
+        assert min(times) < 0.3
+
+
+def test_version(regard):
+    assert regard("--version").out.startswith("regard 0.")
+
+
+@pytest.mark.parametrize("command", ["explain", "run", "evaluate", "train"])
+def test_every_command_helps_with_an_example(regard, command):
+    ended = regard(command, "--help")
+    assert ended.code == 0
+    assert f"Example: regard {command}" in ended.out
+
+
+def test_a_reader_that_goes_away_is_no_error(folder):
+    command = f"{sys.executable} -m regard explain --model {folder} Python | head -1"
+    ended = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr
