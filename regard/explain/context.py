@@ -43,7 +43,12 @@ class Context:
     head: int | None
     """None: the mean over all heads."""
     cosines: Tensor
-    """(layers + 1, texts, texts): entry 0 is embedding plus position, entry n the output of layer n - 1."""
+    """(layers + 1, texts, texts): entry 0 is embedding plus position, entry n the output of layer n - 1.
+
+    The last one is the memory: in a pre-norm model it has passed the last norm, so its distance is on another scale.
+    """
+    norm_last: bool
+    """Whether a last norm stands before the memory (pre-norm models)."""
     distances: Tensor
     """Euclidean, same shape."""
 
@@ -93,7 +98,8 @@ def compare(
         chosen = weights.mean(dim=0) if head is None else weights[head]
         joined = join_rows(join_keys(chosen, text), text)[place]
         mixtures.append(Mixture(text[place].text, [one.text for one in text], joined.tolist()))
-    return Context(name, list(texts), mixtures, layer, head, cosines, torch.cdist(vectors, vectors))
+    norm_last = trace.model.config.normalize_before
+    return Context(name, list(texts), mixtures, layer, head, cosines, norm_last, torch.cdist(vectors, vectors))
 
 
 def _residuals(trace: Trace, depth: int, row: int) -> list[Tensor]:

@@ -44,6 +44,10 @@ class Walkthrough:
     """Joined to words: (heads, words); each row sums to 1."""
     norm_first: bool
     """Pre-norm: each sublayer reads LayerNorm(x), and its output is added to x as it is."""
+    activation: str
+    """The feed-forward network's non-linearity."""
+    entering: Tensor
+    """The residual stream of this query as it enters the layer: (width,)."""
     difference: float
     """Largest difference between this walk's result and the model's own fast run."""
 
@@ -99,7 +103,9 @@ def walk(
     weights = join_keys(steps["self_attention.weights"][:, 0], words)
     if head is None:
         others = weights.clone()
-        others[:, asking] = 0
+        for number, word in enumerate(words):
+            if number == asking or word.number is None:
+                others[:, number] = 0
         head = int(others.max(dim=-1).values.argmax())
     check_range("head", head, heads)
     return Walkthrough(
@@ -114,5 +120,7 @@ def walk(
         scaled_scores=scaled_scores,
         weights=weights,
         norm_first=trace.model.config.normalize_before,
+        activation=trace.model.config.activation_function,
+        entering=trace.entering(place, row)[piece],
         difference=trace.proof(place, chosen, row),
     )

@@ -179,7 +179,9 @@ class Run:
         else:
             self.model = Transformer.load(self.folder / MODEL).to(self.device)
         metric, how = self.recipe.score.metric, search_of(self.model.config, self.recipe.score)
-        result, _ = evaluate(self.model, self.data.codec, self.data.test_pairs[: self.recipe.score.test_examples], metric, how)
+        result, _ = evaluate(
+            self.model, self.data.codec, self.data.test_pairs[: self.recipe.score.test_examples], metric, how
+        )
         write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "test"))
         folder = str(self.folder / MODEL)
         event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)

@@ -81,6 +81,8 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
             ("sum", walk.embedding["output"][0]),
         )
     )
+    if layer != "0":
+        parts.append(_vectors((f"x, entering layer {layer}", walk.entering)))
     read = "LayerNorm(x)" if walk.norm_first else "x"
     if walk.norm_first:
         parts.append(_vectors(("LayerNorm(x)", steps["self_attention_residual.entered"][0])))
@@ -107,7 +109,7 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
     parts += _add_and_norm(7, walk, "attention", "self_attention_residual")
     activated = steps["feed_forward.activated"][0]
     active = int((activated > 0).sum())
-    parts += _step(8, "Feed-forward", f"FFN(x) = max(0, {read} W_1 + b_1) W_2 + b_2")
+    parts += _step(8, "Feed-forward", f"FFN(x) = {walk.activation}({read} W_1 + b_1) W_2 + b_2")
     parts.append(
         _vectors(
             (f"inner ({active} of {len(activated)} active)", activated), ("output", steps["feed_forward.output"][0])
@@ -164,6 +166,7 @@ def _context(context: Context) -> list[RenderableType]:
             zip(context.cosines[:, 0, number].tolist(), context.distances[:, 0, number].tolist(), strict=True)
         ):
             place = "embedding + position" if layer == 0 else f"encoder layer {layer - 1}"
+            place += ", last norm" if context.norm_last and layer == len(context.cosines) - 1 else ""
             table.add_row(place, f"{cosine:.3f}", f"{distance:.2f}", Text(bar(distance / farthest), style="cyan"))
         parts.append(table)
     return parts
