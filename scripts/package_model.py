@@ -19,8 +19,7 @@ from regard.training.card import Facts, write_model
 from regard.training.checkpoints import CHECKPOINT, load_checkpoint
 from regard.training.prepare import read_parts
 from regard.training.recipe import Recipe
-from regard.training.scoring import evaluate
-from regard.training.trainer import search_of
+from regard.training.scoring import evaluate, search_of
 
 
 def main() -> None:

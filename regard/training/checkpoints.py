@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.errors import RegardError
 from regard.files import written_aside
@@ -44,36 +44,45 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RegardError(f"the checkpoint {path} is damaged: {error}") from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, flat: `optimizer.PARAMETER.NAME`."""
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{number}.{name}": value for number, part in state.items() for name, value in part.items()}
+def tensors_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, snapshots: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Weights, the optimizer's state, the random state and earlier weights, under names that tell them apart."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, part in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in part.items()}
+    for number, snapshot in enumerate(snapshots):
+        tensors |= {f"snapshot.{number}.{name}": value for name, value in snapshot.items()}
+    return tensors | {"random": torch.get_rng_state()}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Put everything back where `tensors_of` took it from; returns the snapshots."""
+    model.load_state_dict(_under("model.", tensors))
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, field = name.split(".", 2)
-            state.setdefault(int(number), {})[field] = value
+    for name, value in _under("optimizer.", tensors).items():
+        number, _, field = name.partition(".")
+        state.setdefault(int(number), {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random"])
+    count = len({name.split(".")[0] for name in _under("snapshot.", tensors)})
+    return [_under(f"snapshot.{number}.", tensors) for number in range(count)]
 
 
-def resumable_facts(folder: Path, recipe: Recipe) -> dict[str, object]:
-    """Facts of the run to resume; refused where the recipe makes another model."""
+def check_resumable(folder: Path, recipe: Recipe) -> None:
+    """Refuse to resume a run with a recipe that makes another model."""
     _, facts = load_checkpoint(folder / CHECKPOINT)
     now = recipe.model_dump(mode="json")
     for part in ("model", "tokenizer"):
         if facts["recipe"][part] != now[part]:
             raise RegardError(f"{folder} was begun with another [{part}]: resume with the recipe it was begun with")
-    return dict(facts)
-
-
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without that beginning."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def average(snapshots: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Mean of the weights at several points of training (Vaswani et al. 2017, section 6.1)."""
     return {name: torch.stack([one[name] for one in snapshots]).mean(dim=0) for name in snapshots[0]}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

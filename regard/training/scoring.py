@@ -12,6 +12,8 @@ from regard.data.sources import Pair
 from regard.generation.answers import answer
 from regard.generation.search import Search
 from regard.modalities.text import Codec
+from regard.models.transformer import TransformerConfig
+from regard.training.recipe import Score
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,18 @@ class Result:
     scores: dict[str, float]
     better: float
     signature: str = ""
+
+
+def search_of(config: TransformerConfig, score: Score, beams: int | None = None) -> Search:
+    """How the recipe has answers searched; `beams` 1 for greedy."""
+    return Search(
+        config.bos_token_id,
+        config.eos_token_id,
+        beams or score.beams,
+        score.length_penalty,
+        limit=config.max_position_embeddings,
+        forbidden=(config.pad_token_id, config.bos_token_id),
+    )
 
 
 def score_answers(metric: str, answers: Sequence[str], pairs: Sequence[Pair]) -> Result:

@@ -21,26 +21,17 @@ from torch import Tensor
 
 from regard.data.batches import Batch
 from regard.errors import RegardError
-from regard.generation.search import Search
-from regard.models.transformer import Transformer, TransformerConfig
+from regard.models.transformer import Transformer
+from regard.training import checkpoints
 from regard.training.card import Facts, write_model
-from regard.training.checkpoints import (
-    CHECKPOINT,
-    average,
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    resumable_facts,
-    save_checkpoint,
-    under,
-)
+from regard.training.checkpoints import CHECKPOINT
 from regard.training.events import Event, Finished, Started, Stepped, Validated
 from regard.training.memory import keep_freed_memory
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.prepare import Prepared, prepare
-from regard.training.recipe import Recipe, Score
+from regard.training.recipe import Recipe
 from regard.training.schedules import learning_rate
-from regard.training.scoring import Result, evaluate
+from regard.training.scoring import Result, evaluate, search_of
 
 LOG, MODEL = "log.jsonl", "model"
 
@@ -49,7 +40,8 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu
     """Run a recipe in a folder. Raises RegardError where the folder holds a run already, or none to resume."""
     if not resume and (folder / CHECKPOINT).exists():
         raise RegardError(f"{folder} holds a run already: go on with --resume, or choose another folder with --out")
-    facts = resumable_facts(folder, recipe) if resume else {}
+    if resume:
+        checkpoints.check_resumable(folder, recipe)
     keep_freed_memory()
     run = Run(recipe, folder, prepare(recipe, folder if resume else None), device)
     if resume:
@@ -58,12 +50,11 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu
         run.begin()
     yield Started(run.model.count_parameters(), len(run.data.train), run.data.train.tokens, run.step)
     try:
-        if not facts.get("reason"):
-            yield from run.loop()
-        yield run.finish()
+        yield from run.loop()
     except GeneratorExit:
         run.save()
         raise
+    yield run.finish()
 
 
 class Run:
@@ -77,7 +68,7 @@ class Run:
         self.model = Transformer(config).to(self.device).train()
         betas, epsilon = recipe.training.adam_betas, recipe.training.adam_epsilon
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=betas, eps=epsilon, fused=True)
-        self.step = self.epoch = self.batches = 0
+        self.step = self.epoch = self.batches = self.validated = 0
         self.seconds = self.cpu_seconds = 0.0
         self.best, self.waited, self.reason = float("-inf"), 0, ""
         self.snapshots: list[dict[str, Tensor]] = []
@@ -91,19 +82,23 @@ class Run:
 
     def loop(self) -> Iterator[Event]:
         """Steps, validations and checkpoints until a reason to stop."""
-        training = self.recipe.training
+        yield from self.after_step()  # what a run that was stopped right after a step still owes
         while not self.reason:
             self.plan = self.order()
             for chosen in self.plan[self.batches :]:
                 yield self.train_step(self.data.train.batch(chosen))
-                if self.step % training.validate_every == 0 or self.step >= training.max_steps:
-                    yield self.validate()
-                    self.save()
-                elif training.checkpoint_every and self.step % training.checkpoint_every == 0:
-                    self.save()
+                yield from self.after_step()
                 if self.reason:
                     return
             self.epoch, self.batches = self.epoch + 1, 0
+
+    def after_step(self) -> Iterator[Event]:
+        training, step = self.recipe.training, self.step
+        if step > self.validated and (step % training.validate_every == 0 or step >= training.max_steps):
+            yield self.validate()
+            self.save()
+        elif step and training.checkpoint_every and step % training.checkpoint_every == 0:
+            self.save()
 
     def train_step(self, batch: Batch) -> Stepped:
         """One update of the weights."""
@@ -131,6 +126,7 @@ class Run:
     def validate(self) -> Validated:
         """Score the model; keep it if it is the best so far; find out whether to go on."""
         training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
+        self.validated = self.step
         weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.snapshots = [*self.snapshots, weights][-training.average :]
         loss, result = self.valid_loss(), self.valid_score()
@@ -161,27 +157,22 @@ class Run:
         return total / max(1, tokens)
 
     def valid_score(self) -> Result:
-        pairs = self.data.valid_pairs[: self.recipe.score.valid_examples]
-        return evaluate(
-            self.model,
-            self.data.codec,
-            pairs,
-            self.recipe.score.metric,
-            search_of(self.model.config, self.recipe.score, 1),
-        )[0]
+        """Greedy answers to the first validation examples, scored."""
+        score = self.recipe.score
+        pairs, how = self.data.valid_pairs[: score.valid_examples], search_of(self.model.config, score, beams=1)
+        return evaluate(self.model, self.data.codec, pairs, score.metric, how)[0]
 
     def finish(self) -> Finished:
         """The average of the last checkpoints or the best single one, whichever validates better, on the test part."""
-        self.model.load_state_dict(average(self.snapshots))
+        self.model.load_state_dict(checkpoints.average(self.snapshots))
         result = self.valid_score()
         if result.better > self.best:
             self.best = result.better
         else:
             self.model = Transformer.load(self.folder / MODEL).to(self.device)
-        metric, how = self.recipe.score.metric, search_of(self.model.config, self.recipe.score)
-        result, _ = evaluate(
-            self.model, self.data.codec, self.data.test_pairs[: self.recipe.score.test_examples], metric, how
-        )
+        score = self.recipe.score
+        pairs, how = self.data.test_pairs[: score.test_examples], search_of(self.model.config, score)
+        result, _ = evaluate(self.model, self.data.codec, pairs, score.metric, how)
         write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "test"))
         folder = str(self.folder / MODEL)
         event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)
@@ -190,23 +181,16 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint from which `restore` goes on with the same losses."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer) | {"random": torch.get_rng_state()}
-        for number, snapshot in enumerate(self.snapshots):
-            tensors |= {f"snapshot.{number}.{name}": value for name, value in snapshot.items()}
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {"recipe": self.recipe.model_dump(mode="json"), "epochs": self.epochs}
-        save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
+        tensors = checkpoints.tensors_of(self.model, self.optimizer, self.snapshots)
+        checkpoints.save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
 
     def restore(self) -> None:
-        tensors, facts = load_checkpoint(self.folder / CHECKPOINT)
-        self.model.load_state_dict(under("model.", tensors))
-        restore_optimizer(self.optimizer, tensors)
-        torch.set_rng_state(tensors["random"])
+        tensors, facts = checkpoints.load_checkpoint(self.folder / CHECKPOINT)
+        self.snapshots = checkpoints.restore(self.model, self.optimizer, tensors)
         for name in _FACTS:
             setattr(self, name, facts[name])
-        count = len({name.split(".")[1] for name in tensors if name.startswith("snapshot.")})
-        self.snapshots = [under(f"snapshot.{number}.", tensors) for number in range(count)]
         if self.reason.endswith("steps are done") and self.step < self.recipe.training.max_steps:
             self.reason = ""  # the recipe has more steps now
 
@@ -229,16 +213,4 @@ class Run:
             file.write(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
 
 
-def search_of(config: TransformerConfig, score: Score, beams: int | None = None) -> Search:
-    """How the recipe has answers searched; `beams` 1 for greedy."""
-    return Search(
-        config.bos_token_id,
-        config.eos_token_id,
-        beams or score.beams,
-        score.length_penalty,
-        limit=config.max_position_embeddings,
-        forbidden=(config.pad_token_id, config.bos_token_id),
-    )
-
-
-_FACTS = ("step", "epoch", "batches", "seconds", "cpu_seconds", "best", "waited", "reason")
+_FACTS = ("step", "epoch", "batches", "validated", "seconds", "cpu_seconds", "best", "waited", "reason")
