@@ -38,9 +38,8 @@ from pathlib import Path
 
 import numpy as np
 
-THREADS = 2
 VOCABULARY, DROPOUT, SMOOTHING, PAD, BOS = 8000, 0.1, 0.1, 0, 1
-PAIRS = 50_000
+PAIRS = 20_000
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -92,17 +91,9 @@ def ours(setting: Setting):
     from regard.models.transformer import Transformer, TransformerConfig
     from regard.training.objectives import smoothed_cross_entropy
 
-    model = Transformer(
-        TransformerConfig(
-            vocab_size=VOCABULARY,
-            d_model=setting.width,
-            encoder_layers=setting.layers,
-            decoder_layers=setting.layers,
-            attention_heads=setting.heads,
-            ffn_dim=setting.ffn,
-            dropout=DROPOUT,
-        )
-    )
+    sizes = {"d_model": setting.width, "attention_heads": setting.heads, "ffn_dim": setting.ffn, "dropout": DROPOUT}
+    depth = {"encoder_layers": setting.layers, "decoder_layers": setting.layers}
+    model = Transformer(TransformerConfig(vocab_size=VOCABULARY, **sizes, **depth))
 
     def loss(batch, autocast):
         with autocast:
@@ -237,13 +228,14 @@ OURS = "regard"
 # --- one process for each ---------------------------------------------------------------------------------------------
 
 
-def work(pipe: Connection, name: str, keep: bool, batch_tokens: int) -> None:
-    """A contender's process: answer ("model", setting) with its parameters, ("step", ...) with the seconds it took."""
+def work(pipe: Connection, name: str, keep: bool, options: argparse.Namespace) -> None:
+    """A contender's process: make the model of ("model", setting); tell the seconds of ("step", ...)."""
     import torch
 
     from regard.training.memory import keep_freed_memory
 
-    torch.set_num_threads(THREADS)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    torch.set_num_threads(options.threads)
     if keep:
         keep_freed_memory()
     model = loss = optimizer = None
@@ -254,36 +246,26 @@ def work(pipe: Connection, name: str, keep: bool, batch_tokens: int) -> None:
             model, loss = CONTENDERS[name](*arguments)
             model.train()
             optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
-            pipe.send(sum(parameter.numel() for parameter in model.parameters()))
+            pipe.send(None)
             continue
         precision, kind, number = arguments
-        batch = examples().batch(plan(kind, batch_tokens)[number])
+        batch = examples().batch(plan(kind, options.batch_tokens)[number])
         if name != OURS:
             answers = batch.target.with_values(batch.answers)
             batch = batch.source.pad(PAD), batch.target.pad(PAD), answers.pad(PAD)
-        begun = time.perf_counter()
+        begun = clock()
         loss(batch, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        pipe.send(time.perf_counter() - begun)
+        pipe.send(clock() - begun)
 
 
-class Worker:
-    """A contender as the driver sees it. Frees what it keeps only when it ends."""
-
-    def __init__(self, name: str, keep: bool, batch_tokens: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, far = context.Pipe()
-        self.process = context.Process(target=work, args=(far, name, keep, batch_tokens), daemon=True)
-        self.process.start()
-
-    def ask(self, *order):
-        self.pipe.send(order)
-        return self.pipe.recv()
-
-    def end(self) -> None:
-        self.pipe.send(None)
-        self.process.join()
+def start(name: str, keep: bool, options: argparse.Namespace) -> Connection:
+    """A contender's process, and the pipe to it; it ends when it is sent None."""
+    context = multiprocessing.get_context("spawn")
+    pipe, far = context.Pipe()
+    context.Process(target=work, args=(far, name, keep, options), daemon=True).start()
+    return pipe
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
@@ -306,24 +288,27 @@ def race(
     names: Iterable[tuple[str, bool]], setting: Setting, precisions: list[str], kinds: list[str], options
 ) -> dict[tuple[str, bool, str, str], list[tuple[float, float, float]]]:
     """Seconds, tokens and arithmetic of every step, by contender, precision and kind; the first round is not kept."""
-    workers = {name: Worker(*name, options.batch_tokens) for name in names}
-    for worker in workers.values():
-        worker.ask("model", setting)
+    pipes = {name: start(*name, options) for name in names}
+    for pipe in pipes.values():
+        pipe.send(("model", setting))
+    for pipe in pipes.values():
+        pipe.recv()
     found: dict = {}
     for number in range(options.rounds + 1):
         for precision in precisions:
             for kind in kinds:
                 chosen = plan(kind, options.batch_tokens)[number]
                 size = float(examples().source.lengths[chosen].sum() + examples().target.lengths[chosen].sum())
-                for name, worker in workers.items():
-                    seconds = worker.ask("step", precision, kind, number)
+                for name, pipe in pipes.items():
+                    pipe.send(("step", precision, kind, number))
+                    seconds = pipe.recv()
                     if number:
                         row = (seconds, size, flops(setting, chosen))
                         found.setdefault((*name, precision, kind), []).append(row)
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    for worker in workers.values():
-        worker.end()
+    for pipe in pipes.values():
+        pipe.send(None)
     return found
 
 
@@ -385,7 +370,7 @@ def compare_attention(options) -> list[str]:
     from regard.sequences import Layout
     from regard.training.memory import keep_freed_memory
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     keep_freed_memory()
     lines = ["", "### Attention, forward and backward, 8 heads of width 64, fp32", ""]
     lines += ["| rows x positions | entries | plain, ms | fused, ms | plain is |", "| - | -: | -: | -: | -: |"]
@@ -417,24 +402,27 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-tokens", type=int, default=4096, help="source and target tokens of a step")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu-time", action="store_true", help="processor seconds, for a busy machine (--threads 1)")
     parser.add_argument("--attention", action="store_true", help="plain or fused attention, by size")
     parser.add_argument("--memory", action="store_true", help="with and without keep_freed_memory")
     parser.add_argument("--markdown", action="store_true", help=f"write the table into {RESULTS.name}")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes to come
+    options.contenders = [OURS, *(name for name in options.contenders if name != OURS)]
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the processes to come
     measure = compare_attention if options.attention else compare_memory if options.memory else compare
     lines = measure(options)
     print("\n".join(lines))
     if options.markdown:
-        write_section(sys.argv[1:], lines)
+        write_section(options.threads, sys.argv[1:], lines)
 
 
-def write_section(arguments: list[str], lines: list[str]) -> None:
+def write_section(threads: int, arguments: list[str], lines: list[str]) -> None:
     """Replace the section of this command in RESULTS.md, or add it at the end."""
     import torch
 
     command = " ".join(["python benchmarks/train_step.py", *arguments])
-    where = f"{platform.system()} {platform.machine()}, {THREADS} threads, torch {torch.__version__}"
+    where = f"{platform.system()} {platform.machine()}, {threads} threads, torch {torch.__version__}"
     section = "\n".join([f"## `{command}`", "", where, *lines]) + "\n"
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Measured\n"
     before, found, after = text.partition(f"## `{command}`\n")

@@ -32,7 +32,7 @@ PLAIN_ATTENTION_ENTRIES = 1 << 24
 def scaled_dot_product_steps(
     queries: Float[Tensor, "heads queries head_width"],
     keys: Float[Tensor, "heads keys head_width"],
-    values: Float[Tensor, "heads keys head_width"],
+    values: Float[Tensor, "heads keys value_width"],
     allowed: Bool[Tensor, "queries keys"] | None = None,
 ) -> dict[str, Tensor]:
     """Equation 1, one named result a step: scores, scaled_scores, masked_scores, weights, mixed."""
@@ -52,9 +52,9 @@ def scaled_dot_product_steps(
 def scaled_dot_product(
     queries: Float[Tensor, "rows heads queries head_width"],
     keys: Float[Tensor, "rows heads keys head_width"],
-    values: Float[Tensor, "rows heads keys head_width"],
+    values: Float[Tensor, "rows heads keys value_width"],
     mask: Mask | None = None,
-) -> Float[Tensor, "rows heads queries head_width"]:
+) -> Float[Tensor, "rows heads queries value_width"]:
     """Equation 1, the fast way: a fused kernel, or one batched product each way where that is faster."""
     if queries.device.type == "cpu" and queries.requires_grad and _entries(queries, keys) <= PLAIN_ATTENTION_ENTRIES:
         scores = (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-2, -1)

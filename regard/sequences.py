@@ -150,7 +150,7 @@ class Sequences:
         """The same layout over other values."""
         return Sequences(values, self.layout)
 
-    def pad(self, fill: float = 0) -> Shaped[Tensor, "rows longest *rest"]:
+    def pad(self, fill: int | float = 0) -> Shaped[Tensor, "rows longest *rest"]:
         """Rows padded at the right with `fill`."""
         padded = self.layout.pad(self.values)
         if fill and not self.layout.even:

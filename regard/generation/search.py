@@ -186,6 +186,8 @@ def _hypothesis(tokens: list[int], log_probability: float, finished: bool, how: 
 
 
 def _log_softmax(logits: Tensor, how: Search) -> Tensor:
+    """Log-probabilities of the model; what is forbidden is never chosen, the others keep their probability."""
+    log_probabilities = logits.float().log_softmax(dim=-1)
     if how.forbidden:
-        logits[:, list(how.forbidden)] = -torch.inf
-    return logits.float().log_softmax(dim=-1)
+        log_probabilities[:, list(how.forbidden)] = -torch.inf
+    return log_probabilities

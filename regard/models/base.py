@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +23,7 @@ _SCALE = ".scale"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 C = TypeVar("C", bound="Config")
+M = TypeVar("M", bound="Model")
 
 
 class Config(BaseModel):
@@ -58,7 +59,7 @@ class Model(nn.Module):
         (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt", "storage": storage}))
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls: type[M], folder: Path) -> M:
         """Read a model back, in float32 and ready to answer (`eval`).
 
         Raises RegardError where a file is missing or damaged, or where weights and configuration do not agree; it names

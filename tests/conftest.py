@@ -1,0 +1,24 @@
+"""Shapes in signatures are checked at run time; hypothesis has no clock; nothing is fetched."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from jaxtyping import install_import_hook
+
+# Before anything of the package is imported: every annotated function then checks the shapes it gets and gives.
+install_import_hook(["regard.attention", "regard.layers", "regard.models", "regard.sequences"], "beartype.beartype")
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("regard", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("regard")
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,32 @@
+"""Learning rates: equation 3 of the paper, and the straight line."""
+
+import pytest
+
+from regard.training.recipe import Training
+from regard.training.schedules import learning_rate, peak_rate
+
+PAPER = Training(warmup_steps=4000)
+
+
+@pytest.mark.parametrize("step", [1, 2, 100, 3999, 4000, 4001, 16_000, 100_000])
+def test_the_default_is_equation_3_of_the_paper(step):
+    expected = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
+    assert learning_rate(step, PAPER, 512) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_peak_stands_at_the_end_of_the_warm_up():
+    assert peak_rate(PAPER, 512) == pytest.approx(6.987712e-4, rel=1e-6)
+    assert max(range(1, 20_000), key=lambda step: learning_rate(step, PAPER, 512)) == 4000
+
+
+def test_a_recipe_may_name_its_peak():
+    training = Training(learning_rate=0.003, warmup_steps=10)
+    assert learning_rate(5, training, 512) == pytest.approx(0.0015)
+    assert learning_rate(10, training, 512) == pytest.approx(0.003)
+    assert learning_rate(40, training, 512) == pytest.approx(0.0015)
+
+
+def test_a_straight_line_ends_at_zero_after_the_last_step():
+    training = Training(schedule="linear", learning_rate=1.0, warmup_steps=4, max_steps=8)
+    rates = [learning_rate(step, training, 512) for step in range(1, 10)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0])

@@ -1,0 +1,223 @@
+"""The loop on a tiny recipe: it ends, it resumes bit for bit wherever it was stopped, and it refuses what is wrong."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import regard
+from regard import RegardError
+from regard.training.events import Finished, Started, Stepped, Validated
+from regard.training.recipe import Recipe, load_recipe
+from regard.training.trainer import train
+
+RECIPE = """
+name = "tiny"
+[data]
+train = "pairs.tsv"
+valid = "pairs.tsv"
+test = "pairs.tsv"
+[tokenizer]
+vocab_size = 400
+[model]
+d_model = 16
+encoder_layers = 1
+decoder_layers = 1
+attention_heads = 2
+ffn_dim = 32
+max_position_embeddings = 32
+[training]
+batch_tokens = 60
+max_steps = 20
+warmup_steps = 5
+learning_rate = 0.01
+validate_every = 8
+average = 2
+[score]
+valid_examples = 2
+test_examples = 2
+beams = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a recipe and its data, and one thread, so that sums are the same in every process."""
+    words = ["cat", "dog", "fox", "owl"]
+    rows = [f"the {a} sees the {b}\tle {a} voit le {b}\n" for a in words for b in words]
+    (tmp_path / "pairs.tsv").write_text("".join(rows))
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def recipe(*changes: str) -> Recipe:
+    return load_recipe("tiny.toml", list(changes))
+
+
+def told(events) -> list[tuple]:
+    """What events say apart from the time they took."""
+    rows = []
+    for event in events:
+        if isinstance(event, Stepped):
+            rows.append(("step", event.step, event.epoch, event.loss, event.rate, event.tokens))
+        elif isinstance(event, Validated):
+            rows.append(("validated", event.step, event.loss, tuple(event.scores.items()), event.best))
+        elif isinstance(event, Finished):
+            rows.append(("finished", event.step, event.reason, tuple(event.scores.items())))
+    return rows
+
+
+def weights(run: Path) -> dict[str, list]:
+    return {name: value.tolist() for name, value in load_file(run / "model" / "model.safetensors").items()}
+
+
+def test_a_run_ends_with_a_model_that_loads(place):
+    events = list(train(recipe("training.max_steps=60", "model.dropout=0.0"), place / "run"))
+    assert isinstance(events[0], Started)
+    assert (events[0].examples, events[0].step) == (16, 0)
+    assert [event.step for event in events if isinstance(event, Validated)] == [8, 16, 24, 32, 40, 48, 56, 60]
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "60 steps are done"
+    steps = [event for event in events if isinstance(event, Stepped)]
+    assert [event.step for event in steps] == list(range(1, 61))
+    assert steps[-1].loss < 0.5 * steps[0].loss
+    assert {path.name for path in (place / "run" / "model").iterdir()} >= {
+        "README.md", "config.json", "model.safetensors", "tokenizer.json",
+    }  # fmt: skip
+    assert not [path for path in place.rglob(".*")]
+    for folder in (place / "run", place / "run" / "model"):
+        [answer] = regard.load(str(folder)).translate(["the cat sees the dog"])
+        assert isinstance(answer, str)
+    log = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["event"] for row in log] == ["validated"] * 8 + ["finished"]
+
+
+def test_the_same_recipe_makes_the_same_model_and_another_seed_another(place):
+    events = [told(train(recipe(*changes), place / run)) for run, changes in (("a", []), ("b", []))]
+    assert events[0] == events[1]
+    assert weights(place / "a") == weights(place / "b")
+    assert told(train(recipe("training.seed=2"), place / "c")) != events[0]
+
+
+def test_stopped_after_any_event_it_goes_on_bit_for_bit(place):
+    whole = told(train(recipe(), place / "whole"))
+    for stop in (1, 2, 5, 8, 9, 10, 16, 18, 19, 23):  # events: steps, among them the ends of epochs, and validations
+        run = place / f"stopped{stop}"
+        begun, events = train(recipe(), run), []
+        for event in begun:
+            events.append(event)
+            if len(events) == stop:
+                begun.close()
+        resumed = train(recipe(), run, resume=True)
+        assert next(resumed).step == sum(isinstance(event, Stepped) for event in events)
+        assert told(events) + told(resumed) == whole, f"stopped after event {stop}"
+        assert weights(run) == weights(place / "whole")
+
+
+def test_stopped_again_and_again_it_goes_on_bit_for_bit(place):
+    whole, events, resume = told(train(recipe(), place / "whole")), [], False
+    while not events or not isinstance(events[-1], Finished):
+        running = train(recipe(), place / "run", resume)
+        for number, event in enumerate(running):
+            events.append(event)
+            if number == 3:
+                running.close()
+        resume = True
+    assert told(events) == whole
+
+
+def test_a_finished_run_has_nothing_left_to_do_unless_given_more_steps(place):
+    first = told(train(recipe(), place / "run"))
+    again = told(train(recipe(), place / "run", resume=True))
+    assert again == first[-1:]
+    more = told(train(recipe("training.max_steps=22"), place / "run", resume=True))
+    assert [row[:2] for row in more] == [("step", 21), ("step", 22), ("validated", 22), ("finished", 22)]
+
+
+def test_it_stops_when_nothing_gets_better(place):
+    changes = ["training.learning_rate=1e-12", "training.patience=2", "training.max_steps=99"]
+    events = list(train(recipe(*changes), place / "run"))
+    assert events[-1].reason == "no better validation score for 2 validations"
+    assert [event.best for event in events if isinstance(event, Validated)] == [True, False, False]
+
+
+def test_a_run_is_never_overwritten(place):
+    begun = train(recipe(), place / "run")
+    next(begun)
+    begun.close()
+    with pytest.raises(RegardError, match=r"run holds a run already: go on with --resume, or choose another folder"):
+        next(train(recipe(), place / "run"))
+
+
+def test_nothing_to_resume(place):
+    with pytest.raises(RegardError, match="there is no checkpoint .* to resume from"):
+        next(train(recipe(), place / "run", resume=True))
+    assert not (place / "run").exists()
+
+
+def test_resuming_with_another_model_is_refused(place):
+    begun = train(recipe(), place / "run")
+    next(begun)
+    begun.close()
+    with pytest.raises(RegardError, match=r"was begun with another \[model\]"):
+        next(train(recipe("model.ffn_dim=48"), place / "run", resume=True))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(place):
+    changes = ["training.learning_rate=1e30", "training.warmup_steps=1"]
+    with pytest.raises(RegardError, match=r"the loss is (nan|inf) at step \d+: lower training\.learning_rate"):
+        list(train(recipe(*changes), place / "run"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "match"),
+    [
+        ("", [], "the train part of the data is empty"),
+        ("source\ttarget\n \t \n", [], "the train part of the data is empty"),
+        ("one two three\tun deux trois\n", ["data.max_tokens=2"], r"no training pair is within data\.max_tokens = 2"),
+    ],
+)
+def test_data_that_cannot_be_used(place, rows, changes, match):
+    (place / "pairs.tsv").write_text(rows)
+    with pytest.raises(RegardError, match=match):
+        next(train(recipe(*changes), place / "run"))
+    assert not (place / "run").exists()
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_from_its_last_checkpoint_bit_for_bit(place):
+    changes = ["training.max_steps=40", "training.checkpoint_every=3"]
+    whole = told(train(recipe(*changes), place / "whole"))
+    code = f"""
+import torch, sys
+from pathlib import Path
+from regard.training.recipe import load_recipe
+from regard.training.trainer import train
+torch.set_num_threads(1)
+for event in train(load_recipe("tiny.toml", {changes!r}), Path("killed")):
+    print(event.step, flush=True)
+"""
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=place)
+    with running:
+        for line in running.stdout:
+            if int(line) >= 17:
+                running.send_signal(signal.SIGKILL)
+                break
+    assert running.returncode == -signal.SIGKILL
+    resumed = train(recipe(*changes), place / "killed", resume=True)
+    begun_at = next(resumed).step
+    assert begun_at % 3 == 0 or begun_at % 8 == 0
+    assert begun_at >= 15
+    rest = told(resumed)
+    assert rest == whole[-len(rest) :]
+    assert rest[0][1] in (begun_at, begun_at + 1)  # a validation that was still owed, or the next step
+    assert weights(place / "killed") == weights(place / "whole")
