@@ -225,7 +225,7 @@ class KeyValueCache:
         self._values[:, :, self.length] = values[:, :, 0]
         self.length += 1
 
-    def select(self, rows: Int[Tensor, chosen]) -> KeyValueCache:
+    def select(self, rows: Int[Tensor, "chosen"]) -> KeyValueCache:
         """The cache of the chosen rows, in their order; a row may be chosen more than once."""
         return KeyValueCache(self._keys.index_select(0, rows), self._values.index_select(0, rows), self.length)
 

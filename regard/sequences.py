@@ -55,27 +55,27 @@ class Layout:
         return all(length == self.longest for length in self.lengths)
 
     @cached_property
-    def offsets(self) -> Int[Tensor, rows_1]:
+    def offsets(self) -> Int[Tensor, "rows_1"]:
         """Where each sequence begins, and the end: (B + 1,)."""
         return torch.tensor(list(accumulate(self.lengths, initial=0)), device=self.device)
 
     @cached_property
-    def length_tensor(self) -> Int[Tensor, rows]:
+    def length_tensor(self) -> Int[Tensor, "rows"]:
         return torch.tensor(self.lengths, dtype=torch.long, device=self.device)
 
     @cached_property
-    def rows(self) -> Int[Tensor, tokens]:
+    def rows(self) -> Int[Tensor, "tokens"]:
         """For each token, the sequence it belongs to."""
         numbers = torch.arange(len(self.lengths), device=self.device)
         return numbers.repeat_interleave(self.length_tensor, output_size=self.tokens)
 
     @cached_property
-    def positions(self) -> Int[Tensor, tokens]:
+    def positions(self) -> Int[Tensor, "tokens"]:
         """For each token, its place in its own sequence, from 0."""
         return torch.arange(self.tokens, device=self.device) - self.offsets[self.rows]
 
     @cached_property
-    def slots(self) -> Int[Tensor, tokens]:
+    def slots(self) -> Int[Tensor, "tokens"]:
         """For each token, its index in the padded batch seen as one list of B x longest places."""
         return self.rows * self.longest + self.positions
 
@@ -84,7 +84,7 @@ class Layout:
         """Which places of the padded batch hold a token."""
         return torch.arange(self.longest, device=self.device) < self.length_tensor[:, None]
 
-    def pad(self, values: Shaped[Tensor, tokens * rest]) -> Shaped[Tensor, "rows longest *rest"]:
+    def pad(self, values: Shaped[Tensor, "tokens *rest"]) -> Shaped[Tensor, "rows longest *rest"]:
         """Values laid out in rows, zero where no token is. Free when all lengths are equal."""
         shape = (len(self.lengths), self.longest, *values.shape[1:])
         if self.even:
@@ -92,7 +92,7 @@ class Layout:
         padded: Tensor = _Pad.apply(values, self.slots, shape[0] * shape[1])  # type: ignore[no-untyped-call]
         return padded.view(shape)
 
-    def unpad(self, padded: Shaped[Tensor, "rows longest *rest"]) -> Shaped[Tensor, tokens * rest]:
+    def unpad(self, padded: Shaped[Tensor, "rows longest *rest"]) -> Shaped[Tensor, "tokens *rest"]:
         """The tokens of a padded batch, laid end to end: the inverse of `pad`."""
         flat = padded.reshape(len(self.lengths) * self.longest, *padded.shape[2:])
         if self.even:
@@ -105,7 +105,7 @@ class Layout:
 class Sequences:
     """A ragged batch: `values` of shape (tokens, ...) and the layout that cuts them into sequences."""
 
-    values: Shaped[Tensor, tokens * rest]
+    values: Shaped[Tensor, "tokens *rest"]
     layout: Layout
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Sequences:
             raise ValueError(f"{self.values.shape[0]} values, but the lengths add up to {self.layout.tokens}")
 
     @classmethod
-    def of(cls, sequences: Sequence[Shaped[Tensor, _ * rest]]) -> Sequences:
+    def of(cls, sequences: Sequence[Shaped[Tensor, "_ *rest"]]) -> Sequences:
         """Lay sequences end to end. They share dtype, device and the shape of one token."""
         if not sequences:
             raise ValueError("a batch needs at least one sequence")
@@ -139,14 +139,14 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.layout.lengths)
 
-    def __getitem__(self, row: int) -> Shaped[Tensor, length * rest]:
+    def __getitem__(self, row: int) -> Shaped[Tensor, "length *rest"]:
         start = sum(self.lengths[:row])
         return self.values[start : start + self.lengths[row]]
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.values.split(list(self.lengths)))
 
-    def with_values(self, values: Shaped[Tensor, tokens * rest]) -> Sequences:
+    def with_values(self, values: Shaped[Tensor, "tokens *rest"]) -> Sequences:
         """The same layout over other values."""
         return Sequences(values, self.layout)
 
@@ -166,7 +166,7 @@ class _Pad(torch.autograd.Function):
     """Scatter tokens to their slots. Its adjoint is a plain gather, which autograd would not find by itself."""
 
     @staticmethod
-    def forward(ctx: Any, values: Float[Tensor, tokens * rest], slots: Tensor, places: int) -> Tensor:
+    def forward(ctx: Any, values: Float[Tensor, "tokens *rest"], slots: Tensor, places: int) -> Tensor:
         ctx.save_for_backward(slots)
         return values.new_zeros(places, *values.shape[1:]).index_copy_(0, slots, values)
 
@@ -180,7 +180,7 @@ class _Unpad(torch.autograd.Function):
     """Gather tokens from their slots; the adjoint of `_Pad`."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Float[Tensor, places * rest], slots: Tensor) -> Tensor:
+    def forward(ctx: Any, padded: Float[Tensor, "places *rest"], slots: Tensor) -> Tensor:
         ctx.save_for_backward(slots)
         ctx.places = padded.shape[0]
         return padded.index_select(0, slots)

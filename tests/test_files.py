@@ -70,7 +70,8 @@ def test_the_rest_of_a_killed_writer_is_cleared_away(tmp_path):
     write(path, "old", True)
     code = (
         "import os, sys; from pathlib import Path; from regard.files import written_aside\n"
-        "with written_aside(Path(sys.argv[1])) as aside: aside.mkdir(); (aside / 'part').write_text('half'); os._exit(9)"
+        "with written_aside(Path(sys.argv[1])) as aside:\n"
+        " aside.mkdir()\n (aside / 'part').write_text('half')\n os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
     assert (path / "part").read_text() == "old"

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_g2p_cross_attention_moves_forward():
     model = regard.load("g2p")
     links = model.align("transformer", model.hypotheses(["transformer"])[0][0].tokens).links()
     by_target = [source for source, _ in sorted(links, key=lambda link: link[1])]
-    rising = sum(b >= a for a, b in zip(by_target, by_target[1:], strict=False))
+    rising = sum(b >= a for a, b in pairwise(by_target))
     assert rising >= 0.8 * (len(by_target) - 1)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,15 +18,16 @@ from regard.sequences import Sequences
 
 
 class State(Protocol):
-    def select(self, rows: Int[Tensor, chosen]) -> Any: ...
+    def select(self, rows: Int[Tensor, "chosen"]) -> Any: ...
 
 
+@runtime_checkable
 class Generator(Protocol):
     """What search knows of a model."""
 
     def start(self, source: Sequences) -> Any: ...
 
-    def step(self, tokens: Int[Tensor, rows], state: Any) -> tuple[Float[Tensor, "rows vocabulary"], Any]: ...
+    def step(self, tokens: Int[Tensor, "rows"], state: Any) -> tuple[Float[Tensor, "rows vocabulary"], Any]: ...
 
 
 @dataclass(frozen=True)

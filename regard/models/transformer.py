@@ -102,7 +102,7 @@ class Transformer(Model):
         placed = self.positions(self.lookup(tokens.values), tokens.layout.positions)
         return tokens.with_values(self.dropout(placed))
 
-    def lookup(self, tokens: Int[Tensor, tokens]) -> Float[Tensor, "tokens width"]:
+    def lookup(self, tokens: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens width"]:
         """Rows of the embedding matrix, scaled by sqrt(d_model) (section 3.4)."""
         found: Tensor = self.embedding(tokens)
         return found * math.sqrt(self.config.d_model)
@@ -131,7 +131,7 @@ class Transformer(Model):
         )
 
     def step(
-        self, tokens: Int[Tensor, rows], state: DecoderState
+        self, tokens: Int[Tensor, "rows"], state: DecoderState
     ) -> tuple[Float[Tensor, "rows vocabulary"], DecoderState]:
         """Logits after one more token in each row; the state grows by that position."""
         positions = torch.full_like(tokens, state.length)
@@ -199,7 +199,7 @@ class DecoderState:
     caches: list[KeyValueCache]
     memory_caches: list[KeyValueCache]
     memory_mask: Mask | None
-    sources: Int[Tensor, rows]
+    sources: Int[Tensor, "rows"]
     """For each row, the row of the memory it looks at."""
     beams: int = 1
     """How many rows in a row share a source."""
@@ -209,7 +209,7 @@ class DecoderState:
         """Positions decoded so far."""
         return self.caches[0].length if self.caches else 0
 
-    def select(self, rows: Int[Tensor, chosen]) -> DecoderState:
+    def select(self, rows: Int[Tensor, "chosen"]) -> DecoderState:
         """The state of the chosen rows, in that order. Rows of the same source stay together."""
         sources, counts = self.sources[rows].unique_consecutive(return_counts=True)
         beams = int(counts[0])

@@ -44,7 +44,7 @@ def both_ways(model: Transformer, other: torch.Tensor, twin: nn.Module, pairs: l
         assert torch.allclose(ours[name].grad, theirs[twin_name].grad, atol=1e-5), name
 
 
-# --- torch.nn.Transformer -----------------------------------------------------------------------------------------------
+# --- torch.nn.Transformer ------------------------------------------------------------------------------------------
 
 
 def torch_twin(model: Transformer) -> nn.Transformer:
@@ -71,7 +71,7 @@ def torch_twin(model: Transformer) -> nn.Transformer:
             ("feed_forward.inner", "linear1"),
             ("feed_forward.output", "linear2"),
         ):
-            name = name.replace(ours, theirs)  # noqa: PLW2901
+            name = name.replace(ours, theirs)
         renamed[name] = value
     twin.load_state_dict(renamed)
     return twin
@@ -110,7 +110,7 @@ def test_the_same_logits_and_gradients_as_pytorch(normalize_before):
     )
 
 
-# --- Marian -------------------------------------------------------------------------------------------------------------
+# --- Marian --------------------------------------------------------------------------------------------------------
 
 
 def marian_twin() -> MarianMTModel:
@@ -196,7 +196,7 @@ def test_the_same_answers_as_marian(beams):
         assert list(answers[0].tokens) == expected
 
 
-# --- shapes, sizes, and the two ways of decoding --------------------------------------------------------------------------
+# --- shapes, sizes, and the two ways of decoding -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "counted", "paper"), [("base", 63_082_496, 65e6), ("big", 214_245_376, 213e6)])
@@ -247,7 +247,7 @@ def test_training_mode_drops_and_learns():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-# --- folders -------------------------------------------------------------------------------------------------------------
+# --- folders -------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_gives_the_same_model_back(tmp_path):
@@ -282,7 +282,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
     assert isinstance(built().encoder.layers[0].self_attention, MultiHeadAttention)
 
 
-# --- learning ------------------------------------------------------------------------------------------------------------
+# --- learning ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_a_run_ends_with_a_model_that_loads(place):
     assert {path.name for path in (place / "run" / "model").iterdir()} >= {
         "README.md", "config.json", "model.safetensors", "tokenizer.json",
     }  # fmt: skip
-    assert not [path for path in place.rglob(".*")]
+    assert list(place.rglob(".*")) == []
     for folder in (place / "run", place / "run" / "model"):
         [answer] = regard.load(str(folder)).translate(["the cat sees the dog"])
         assert isinstance(answer, str)
