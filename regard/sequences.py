@@ -21,7 +21,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 
@@ -166,7 +166,7 @@ class _Pad(torch.autograd.Function):
     """Scatter tokens to their slots. Its adjoint is a plain gather, which autograd would not find by itself."""
 
     @staticmethod
-    def forward(ctx: Any, values: Float[Tensor, "tokens *rest"], slots: Tensor, places: int) -> Tensor:
+    def forward(ctx: Any, values: Shaped[Tensor, "tokens *rest"], slots: Tensor, places: int) -> Tensor:
         ctx.save_for_backward(slots)
         return values.new_zeros(places, *values.shape[1:]).index_copy_(0, slots, values)
 
@@ -180,7 +180,7 @@ class _Unpad(torch.autograd.Function):
     """Gather tokens from their slots; the adjoint of `_Pad`."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Float[Tensor, "places *rest"], slots: Tensor) -> Tensor:
+    def forward(ctx: Any, padded: Shaped[Tensor, "places *rest"], slots: Tensor) -> Tensor:
         ctx.save_for_backward(slots)
         ctx.places = padded.shape[0]
         return padded.index_select(0, slots)

@@ -8,7 +8,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from jaxtyping import install_import_hook
 
 # Before anything of the package is imported: every annotated function then checks the shapes it gets and gives.
-install_import_hook(["regard.attention", "regard.layers", "regard.models", "regard.sequences"], "beartype.beartype")
+install_import_hook("regard", "beartype.beartype")
 
 import pytest
 import torch

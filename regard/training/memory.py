@@ -9,7 +9,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMA
 def keep_freed_memory() -> bool:
     """Let glibc's allocator serve large blocks from its heap and never give them back while the process lives.
 
-    True where it took effect. A training step at width 512 takes 0.75 of the time (benchmarks/train_step.py).
+    True where it took effect. What it gains: benchmarks/train_step.py --memory.
     """
     if not sys.platform.startswith("linux"):
         return False
