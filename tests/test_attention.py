@@ -76,6 +76,45 @@ def test_the_fast_way_equals_the_steps(rows, heads, queries, keys, width, double
         assert q.grad.isfinite().all()
 
 
+@given(queries=SIZES, keys=SIZES, masked=st.sampled_from([0.0, 0.5, 1.0]))
+def test_gradients_equal_those_of_the_naive_formula_and_are_numbers(queries, keys, masked):
+    inputs = [torch.randn(2, 3, length, 5, dtype=torch.float64) for length in (queries, keys, keys)]
+    allowed = torch.rand(2, 1, queries, keys) >= masked
+    towards = torch.randn(2, 3, queries, 5, dtype=torch.float64)
+
+    def naive(q, k, v):
+        powers = (q @ k.mT / math.sqrt(5)).exp() * allowed
+        return powers / powers.sum(-1, keepdim=True).clamp(min=1e-30) @ v
+
+    found = []
+    for way in (lambda q, k, v: scaled_dot_product(q, k, v, Mask(allowed)), naive):
+        leaves = [value.clone().requires_grad_() for value in inputs]
+        way(*leaves).backward(towards)
+        found.append([leaf.grad for leaf in leaves])
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-9)
+
+
+def test_a_memory_without_a_token_adds_nothing_but_the_bias():
+    attention = MultiHeadAttention(width=6, heads=2)
+    x = Sequences.of([torch.randn(3, 6), torch.randn(2, 6)])
+    memory = Sequences.of([torch.randn(4, 6), torch.randn(0, 6)])
+    for learning in (True, False):
+        with torch.set_grad_enabled(learning):
+            found = attention(x, memory, make_mask(x.layout, memory.layout))
+        assert torch.equal(found[3:], attention.output.bias.expand(2, 6))
+    assert torch.equal(attention.steps(x[1], memory[1])["output"], attention.output.bias.expand(2, 6))
+
+
+def test_masks_hide_padding_and_the_future():
+    three, five = Layout((1, 3), torch.device("cpu")), Layout((5, 5), torch.device("cpu"))
+    assert make_mask(three, five) is None  # no padded key, nothing to hide
+    assert make_mask(five, three).allowed.tolist() == [[[[True, False, False]]], [[[True, True, True]]]]
+    assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert make_mask(three, three, causal=True).allowed[0, 0].tolist() == [[True, False, False]] * 3
+    assert make_mask(three, three, causal=True).allowed[1, 0].equal(causal_mask(3, 3))
+
+
 LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5)), min_size=1, max_size=4)
 
 

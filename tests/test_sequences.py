@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from regard.sequences import Layout, Sequences
 
@@ -51,6 +52,28 @@ def test_a_row_is_its_sequence(lengths):
     for row, sequence in enumerate(batch):
         assert torch.equal(batch[row], sequence)
         assert len(sequence) == lengths[row]
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (4,), (0, 0)])
+def test_even_batches_are_padded_without_a_copy(lengths):
+    batch = ragged(lengths, 5)
+    assert batch.layout.even
+    assert batch.pad(fill=9).shape == (len(lengths), max(lengths), 5)
+    assert batch.pad(fill=9).data_ptr() == batch.layout.unpad(batch.pad()).data_ptr() == batch.values.data_ptr()
+
+
+@given(lengths=LENGTHS)
+def test_what_pad_fills_is_where_no_token_is(lengths):
+    batch = ragged(lengths, 3)
+    padded = batch.pad(fill=-7)
+    assert (padded == -7).all(-1).equal(~batch.layout.present)
+
+
+def test_shapes_are_checked_while_the_tests_run():
+    layout = Layout((2, 1), torch.device("cpu"))
+    for wrong in (lambda: layout.pad(torch.tensor(1.0)), lambda: layout.unpad(torch.ones(3))):
+        with pytest.raises(TypeCheckError):
+            wrong()
 
 
 def test_what_cannot_be_a_batch_is_refused():

@@ -5,7 +5,6 @@ Every reader yields `Pair`s. A line that cannot be used raises RegardError with 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -50,12 +49,12 @@ def read_pairs(path: str, source: str = "source", target: str = "target", hub_sp
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 text file; RegardError names the line that is not UTF-8."""
+    """Lines of a UTF-8 text file, without its byte order mark; RegardError names the line that is not UTF-8."""
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 try:
-                    yield raw.decode("utf-8").rstrip("\r\n")
+                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     raise RegardError(f"{path}, line {number}: not valid UTF-8 (byte {error.start + 1})") from error
     except OSError as error:
@@ -82,9 +81,9 @@ def read_cmudict() -> dict[str, list[Pair]]:
 
 
 def _read_tsv(path: Path, source: str, target: str) -> Iterator[Pair]:
-    lines = enumerate(csv.reader(read_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE), start=1)
     columns = (0, 1)
-    for number, row in lines:
+    for number, line in enumerate(read_lines(path), start=1):
+        row = line.split("\t")
         if number == 1 and source in row and target in row:
             columns = (row.index(source), row.index(target))
             continue

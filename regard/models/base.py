@@ -124,6 +124,8 @@ def first_problem(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         return f"unknown field {place!r}{more}"
+    if problem["type"] == "value_error":  # our own words
+        return f"{place}: {problem['ctx']['error']}{more}"
     return f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}{more}"
 
 

@@ -38,7 +38,7 @@ class TransformerConfig(Config):
     d_model: int = Field(512, gt=0)
     """D: the width of the residual stream."""
     encoder_layers: int = Field(6, ge=0)
-    decoder_layers: int = Field(6, ge=0)
+    decoder_layers: int = Field(6, gt=0)
     attention_heads: int = Field(8, gt=0)
     """H: heads of every attention sublayer."""
     ffn_dim: int = Field(2048, gt=0)
@@ -216,11 +216,12 @@ class DecoderState:
         if not bool((counts == beams).all()):
             sources, beams = self.sources[rows], 1
         memory_caches, mask = self.memory_caches, self.memory_mask
-        if len(sources) != len(memory_caches[0].keys) or not bool((sources == torch.arange(len(sources))).all()):
+        numbers = torch.arange(len(sources), device=rows.device)
+        if len(sources) != len(memory_caches[0].keys) or not torch.equal(sources, numbers):
             memory_caches = [cache.select(sources) for cache in memory_caches]
             mask = None if mask is None else Mask(mask.allowed[sources])
-        numbered = torch.arange(len(sources)).repeat_interleave(beams)
-        return DecoderState([cache.select(rows) for cache in self.caches], memory_caches, mask, numbered, beams)
+        caches = [cache.select(rows) for cache in self.caches]
+        return DecoderState(caches, memory_caches, mask, numbers.repeat_interleave(beams), beams)
 
 
 def _decoder_layer(layer: nn.Module) -> DecoderLayer:

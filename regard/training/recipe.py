@@ -67,6 +67,14 @@ class Sizes(Part):
         special = {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
         return TransformerConfig.model_validate({**self.model_dump(), "vocab_size": vocab_size, **special})
 
+    @model_validator(mode="after")
+    def _make_a_model(self) -> Sizes:
+        try:
+            self.config(vocab_size=1, pad=0, bos=0, eos=0)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+        return self
+
 
 class Training(Part):
     """The loop."""

@@ -49,7 +49,8 @@ def evaluate(
     training = model.training
     model.eval()
     answers = [""] * len(pairs)
-    for number, found in answer(model, codec, [pair.source for pair in pairs], how):  # type: ignore[arg-type]
+    device, sources = next(model.parameters()).device, [pair.source for pair in pairs]
+    for number, found in answer(model, codec, sources, how, device=device):  # type: ignore[arg-type]
         answers[number] = codec.target.decode(found[0].tokens)
     model.train(training)
     return score_answers(metric, answers, pairs), answers

@@ -36,6 +36,29 @@ def test_a_data_set_in_the_hubs_format(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "pair"),
+    [
+        ("\ufeffsource\ttarget\r\na\tb\r\n", Pair("a", ("b",))),  # as spreadsheets write it
+        ("a\rb\tc\n", Pair("a\rb", ("c",))),
+        (f"{'a' * 200_000}\tb\n", Pair("a" * 200_000, ("b",))),
+        ('"a\tb\n', Pair('"a', ("b",))),
+        ("a\tb\tmore\n", Pair("a", ("b",))),
+    ],
+    ids=["byte order mark", "carriage return", "long field", "quotation mark", "third column"],
+)
+def test_a_tsv_is_cut_at_tabs_and_nothing_else(tmp_path, content, pair):
+    (tmp_path / "x.tsv").write_bytes(content.encode())
+    assert list(read_pairs(str(tmp_path / "x.tsv"))) == [pair]
+
+
+def test_several_right_answers(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"word": "read", "spoken": ["R EH1 D", "R IY1 D"]}\n')
+    [pair] = read_pairs(str(tmp_path / "x.jsonl"), source="word", target="spoken")
+    assert pair == Pair("read", ("R EH1 D", "R IY1 D"))
+    assert pair.target == "R EH1 D"
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("x.tsv", "a\tb\nalone\n", "line 2: 1 columns, needs at least 2"),

@@ -35,6 +35,14 @@ def test_the_table_of_positions_grows():
     assert positions.state_dict() == {}
 
 
+def test_a_table_that_grew_during_a_search_serves_training():
+    positions, x = SinusoidalPositions(6), torch.randn(2, 6, requires_grad=True)
+    with torch.inference_mode():
+        positions.encoding(torch.tensor([9]))
+    positions(x, torch.tensor([9, 0])).square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
 def test_feed_forward_is_the_formula():
     part = FeedForward(3, 5)
     x = torch.randn(7, 3)

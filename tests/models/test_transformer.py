@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from transformers import MarianConfig, MarianMTModel
 
@@ -239,6 +241,30 @@ def test_token_by_token_equals_all_at_once(normalize_before):
             assert state.beams == 1
 
 
+@given(st.data())
+def test_any_rows_may_be_selected_at_any_step(data):
+    model = built()
+    source = Sequences.of_ids(SOURCES)
+    state, prefixes, origins = model.start(source), [[], [], []], [0, 1, 2]
+    with torch.no_grad():
+        for _ in range(3):
+            tokens = data.draw(st.lists(st.integers(3, 28), min_size=len(prefixes), max_size=len(prefixes)))
+            prefixes = [[*prefix, token] for prefix, token in zip(prefixes, tokens, strict=True)]
+            logits, state = model.step(torch.tensor(tokens), state)
+            whole = model(Sequences.of_ids([SOURCES[origin] for origin in origins]), Sequences.of_ids(prefixes))
+            assert torch.allclose(logits, whole.view(len(prefixes), len(prefixes[0]), -1)[:, -1], atol=1e-4)
+            rows = data.draw(st.lists(st.integers(0, len(prefixes) - 1), min_size=1, max_size=7))
+            prefixes, origins = [prefixes[row] for row in rows], [origins[row] for row in rows]
+            state = state.select(torch.tensor(rows))
+
+
+def test_beams_of_one_source_share_its_memory():
+    state = built().start(Sequences.of_ids(SOURCES)).select(torch.arange(3).repeat_interleave(4))
+    assert state.beams == 4
+    assert [cache.keys.shape[0] for cache in state.memory_caches] == [3, 3, 3]
+    assert state.select(torch.tensor([5, 4, 6, 7])).memory_caches[0].keys.shape[0] == 1
+
+
 def test_training_mode_drops_and_learns():
     model = built(dropout=0.3).train()
     batch = Sequences.of_ids(SOURCES), Sequences.of_ids(TARGETS)
@@ -257,6 +283,56 @@ def test_a_folder_gives_the_same_model_back(tmp_path):
     assert back.config == model.config
     batch = Sequences.of_ids(SOURCES), Sequences.of_ids(TARGETS)
     assert torch.equal(back(*batch), model(*batch))
+
+
+@pytest.mark.parametrize(("storage", "steps"), [("float16", 2048), ("int8", 254)])
+def test_weights_may_be_rounded_on_disk(tmp_path, storage, steps):
+    model = built()
+    model.save(tmp_path, storage)
+    back = Transformer.load(tmp_path).state_dict()
+    for name, value in model.state_dict().items():
+        assert back[name].dtype == torch.float32
+        largest = value.abs().amax(dim=-1, keepdim=True)
+        assert ((back[name] - value).abs() <= 1.01 * largest / steps + 1e-7).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("config.json", None, "is not a model folder: it has no config.json"),
+        ("config.json", lambda whole: whole[:-9], "cannot be read as JSON"),
+        ("config.json", lambda whole: b"[]", "holds no JSON object"),
+        ("config.json", lambda whole: whole.replace(b"d_model", b"d_modle"), "unknown field 'd_modle'"),
+        ("config.json", lambda whole: whole.replace(b'"ffn_dim": 20', b'"ffn_dim": -1'), "ffn_dim: .*, got -1"),
+        ("model.safetensors", None, "is not a model folder: it has no model.safetensors"),
+        ("model.safetensors", lambda whole: whole[:-9], "is damaged or not a safetensors file"),
+        ("model.safetensors", lambda whole: b"", "is damaged or not a safetensors file"),
+        ("model.safetensors", lambda whole: b"\xff" * 64, "is damaged or not a safetensors file"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(tmp_path, file, change, told):
+    built().save(tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).unlink()
+    if change:
+        (tmp_path / file).write_bytes(change(whole))
+    with pytest.raises(RegardError, match=told) as error:
+        Transformer.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_that_does_not_fit_is_named_at_once(tmp_path):
+    built().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "ffn_dim": 23, "decoder_layers": 4}))
+    with pytest.raises(RegardError) as error:
+        Transformer.load(tmp_path)
+    told = str(error.value)
+    for layer in range(2):
+        assert f"encoder.layers.{layer}.feed_forward.inner.weight is 20x12, the configuration asks for 23x12" in told
+    assert "missing decoder.layers.3.self_attention.output.bias" in told
+    assert "\n" not in told
 
 
 def test_what_does_not_fit_is_named(tmp_path):

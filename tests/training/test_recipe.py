@@ -38,6 +38,12 @@ def test_a_wrong_value_is_named_with_its_field():
     refused(r"training\.precision: .*'fp32' or 'bf16', got 'fp7'", changes=["training.precision=fp7"])
 
 
+def test_sizes_that_make_no_model_are_refused_before_anything_is_read():
+    refused(r"tiny\.toml: model: .*d_model 10 cannot be cut into 8 heads$", changes=["model.d_model=10"])
+    refused(r"tiny\.toml: model: dropout: .*less than 1, got 1\.5$", changes=["model.dropout=1.5"])
+    refused(r"tiny\.toml: model: ffn_dim: .*greater than 0, got -4$", changes=["model.ffn_dim=-4"])
+
+
 def test_several_mistakes_are_counted():
     refused(r"\(and 1 more\)", changes=["training.max_steps=0", "training.patience=0"])
 

@@ -110,7 +110,7 @@ def test_the_same_recipe_makes_the_same_model_and_another_seed_another(place):
 
 def test_stopped_after_any_event_it_goes_on_bit_for_bit(place):
     whole = told(train(recipe(), place / "whole"))
-    for stop in (1, 2, 5, 8, 9, 10, 16, 18, 19, 23):  # events: steps, among them the ends of epochs, and validations
+    for stop in (1, 6, 9, 10, 23, 24):  # events: the beginning, a step, right before and after a validation, the end
         run = place / f"stopped{stop}"
         begun, events = train(recipe(), run), []
         for event in begun:
@@ -159,7 +159,7 @@ def test_a_run_is_never_overwritten(place):
 
 
 def test_nothing_to_resume(place):
-    with pytest.raises(RegardError, match="there is no checkpoint .* to resume from"):
+    with pytest.raises(RegardError, match=r"there is no checkpoint .* to resume from"):
         next(train(recipe(), place / "run", resume=True))
     assert not (place / "run").exists()
 
