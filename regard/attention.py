@@ -134,7 +134,8 @@ class MultiHeadAttention(nn.Module):
             pairs = memory.layout.pad(self.project_memory(memory.values))
             keys, values = (self._split(part) for part in pairs.split(width, dim=-1))
         mixed = _in_full_precision(queries, keys, values, mask)
-        return self._output(x.layout.unpad(mixed.transpose(1, 2).flatten(-2)))
+        output: Tensor = self.output(x.layout.unpad(mixed.transpose(1, 2).flatten(-2)))
+        return output
 
     def step(
         self, x: Float[Tensor, "rows width"], cache: KeyValueCache, beams: int = 1, mask: Mask | None = None
@@ -142,7 +143,8 @@ class MultiHeadAttention(nn.Module):
         """One new token a row, looking at what the cache holds. Rows that share a cache row are queries of one call."""
         queries = self._split(self.project_queries(x).view(-1, beams, x.shape[-1]))
         mixed = _in_full_precision(queries, cache.keys, cache.values, mask)
-        return self._output(mixed.transpose(1, 2).reshape(x.shape))
+        output: Tensor = self.output(mixed.transpose(1, 2).reshape(x.shape))
+        return output
 
     def remember(self, x: Float[Tensor, "rows width"], cache: KeyValueCache) -> None:
         """Append the key and value of one new token a row to the cache."""
@@ -181,10 +183,6 @@ class MultiHeadAttention(nn.Module):
         """Keys and values, side by side."""
         width = memory.shape[-1]
         return F.linear(memory, self.projection.weight[width:], self.projection.bias[width:])
-
-    def _output(self, mixed: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        output: Tensor = self.output(mixed)
-        return output
 
     def _split(self, x: Float[Tensor, "*batch positions width"], groups: int = 1) -> Tensor:
         """(..., positions, groups x width) -> (groups, ..., heads, positions, head_width), without groups if one."""

@@ -16,9 +16,9 @@ from regard.modalities.text import Codec
 from regard.models.transformer import Transformer
 from regard.pretrained import find
 from regard.training.card import Facts, write_model
-from regard.training.checkpoints import CHECKPOINT, load_checkpoint
+from regard.training.checkpoints import CHECKPOINT, check_resumable, load_checkpoint
 from regard.training.prepare import read_parts
-from regard.training.recipe import Recipe
+from regard.training.recipe import Recipe, load_recipe
 from regard.training.scoring import evaluate, search_of
 
 
@@ -27,11 +27,15 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a training run")
     parser.add_argument("--storage", choices=["float32", "float16", "int8"], default="int8")
     parser.add_argument("--out", type=Path, default=Path("regard/pretrained"))
+    parser.add_argument("--recipe", help="take data and names from this recipe, e.g. where the data has moved")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     _, facts = load_checkpoint(options.run / CHECKPOINT)
     recipe = Recipe.model_validate(facts["recipe"])
+    if options.recipe:
+        recipe = load_recipe(options.recipe)
+        check_resumable(options.run, recipe)
     folder = find(str(options.run))
     codec, model = Codec.load(folder), Transformer.load(folder)
     with tempfile.TemporaryDirectory() as rounded:

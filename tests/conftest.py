@@ -8,7 +8,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from jaxtyping import install_import_hook
 
 # Before anything of the package is imported: every annotated function then checks the shapes it gets and gives.
-install_import_hook("regard", "beartype.beartype")
+install_import_hook("regard", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import pytest
 import torch

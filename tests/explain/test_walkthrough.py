@@ -121,4 +121,4 @@ def test_bars_are_as_long_as_the_share():
     assert bar(0.5, 4) == "██"
     assert bar(0.0, 4) == ""
     assert bar(1 / 32, 4) == "▏"
-    assert sparkline([0, 1, 2, 7]) == "▁▂▃█"
+    assert sparkline([0.0, 1.0, 2.0, 7.0]) == "▁▂▃█"

@@ -145,7 +145,7 @@ def plot(kind: str, lines: Sequence[tuple[str, Sequence[float]]]) -> str:
     )
 
 
-def fixed(number: float, digits: int = 2) -> str:
+def fixed(number: int | float, digits: int = 2) -> str:
     """A number with a true minus sign, and none before zero."""
     return f"{number:z.{digits}f}".replace("-", MINUS)
 
