@@ -41,7 +41,12 @@ def _replace(aside: Path, path: Path) -> None:
     _remove(old)
     if path.exists():
         path.replace(old)
-    aside.replace(path)
+    try:
+        aside.replace(path)
+    except BaseException:
+        if old.exists():
+            old.replace(path)
+        raise
     _remove(old)
 
 

@@ -53,6 +53,21 @@ def test_what_is_interrupted_leaves_the_old_and_no_rest(tmp_path, as_folder, fai
     assert contents(tmp_path) == before
 
 
+def test_a_folder_that_cannot_take_the_place_of_the_old_leaves_it(tmp_path, monkeypatch):
+    path, rename = tmp_path / "thing", Path.replace
+    write(path, "old", True)
+
+    def refuse(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(RegardError, match="nothing was changed"), written_aside(path) as aside:
+        write(aside, "new", True)
+    assert contents(tmp_path) == {"thing/part": "old"}
+
+
 def test_a_full_disk_is_told_in_one_line(tmp_path):
     told = r"cannot write .*thing: No space left on device; nothing was changed"
     with pytest.raises(RegardError, match=told), written_aside(tmp_path / "thing"):

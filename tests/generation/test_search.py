@@ -1,6 +1,7 @@
 """Search against exhaustive enumeration, and against itself: batches, limits, penalties."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -52,6 +53,80 @@ def test_a_wide_beam_finds_the_best_answer_there_is(model, source, alpha):
     assert found[0].score == pytest.approx(best_score, abs=1e-4)
     assert list(found[0].tokens) == [token for token in best if token != EOS]
     assert found[0].finished == (best[-1] == EOS)
+
+
+def test_a_beam_wider_than_all_answers_finds_each_once_in_order(model):
+    how = Search(bos=1, eos=EOS, beams=130, length_penalty=0.6, limit=4, forbidden=(0, 1))
+    [found] = search(model, Sequences.of_ids([[3, 4, EOS]]), how)
+    assert {(*answer.tokens, *[EOS] * answer.finished) for answer in found} == set(map(tuple, every_answer(4)))
+    assert len(found) == len(every_answer(4))
+    scores = [answer.score for answer in found]
+    assert scores == sorted(scores, reverse=True)
+
+
+class Table:
+    """A model that is a table: what may follow each beginning, with which probability. All that search asks for."""
+
+    def __init__(self, rows: dict[str, str]) -> None:
+        self.rows = rows
+
+    def start(self, source: Sequences) -> "Prefixes":
+        return Prefixes([""] * len(source))
+
+    def step(self, tokens: torch.Tensor, state: "Prefixes") -> tuple[torch.Tensor, "Prefixes"]:
+        begun = [prefix + " .ab"[token].strip() for prefix, token in zip(state.prefixes, tokens.tolist(), strict=True)]
+        chances = [[float(chance) for chance in self.rows.get(one, "1 0 0").split()] for one in begun]
+        return torch.tensor([[0.0, *row] for row in chances]).log(), Prefixes(begun)
+
+
+class Prefixes:
+    def __init__(self, prefixes: list[str]) -> None:
+        self.prefixes = prefixes
+
+    def select(self, rows: torch.Tensor) -> "Prefixes":
+        return Prefixes([self.prefixes[row] for row in rows.tolist()])
+
+
+def answers_of(rows: dict[str, str], beams: int, alpha: float) -> list[tuple[str, float]]:
+    """Answers and their probabilities; the columns of the table are the end, a, and b."""
+    how = Search(bos=0, eos=1, beams=beams, length_penalty=alpha, limit=5)
+    [found] = search(Table(rows), Sequences.of_ids([[7]]), how)
+    return [("".join(" .ab"[token] for token in one.tokens), math.exp(one.log_probability)) for one in found]
+
+
+def test_a_beam_goes_on_while_something_better_may_come():
+    """Two answers have ended after two steps; "aa", which is better than both, ends at the third."""
+    rows = {"": ".3 .6 .1", "a": ".4 .55 .05", "aa": ".95 .05 0"}
+    found = answers_of(rows, beams=2, alpha=0.0)
+    assert [text for text, _ in found] == ["aa", ""]
+    assert [chance for _, chance in found] == pytest.approx([0.6 * 0.55 * 0.95, 0.3])
+
+
+def test_a_penalty_lets_a_beam_wait_for_longer_answers():
+    """After two steps "" and "a" have ended; "aa" is behind "a" as it stands, but not at the length it will have."""
+    rows = {"": ".5 .5 0", "a": ".52 .48 0", "aa": "0 1 0", "aaa": "0 1 0"}
+    assert [text for text, _ in answers_of(rows, beams=2, alpha=1.0)] == ["", "aaaa"]
+    assert [text for text, _ in answers_of(rows, beams=2, alpha=0.0)] == ["", "a"]
+
+
+def test_an_end_counts_only_among_the_best_candidates():
+    """The empty answer is third at the first step: a beam of 2 does not see it, although it would win."""
+    rows = {"".join(prefix): "0 .5 .5" for length in (1, 2, 3) for prefix in itertools.product("ab", repeat=length)}
+    found = answers_of({"": ".1 .5 .4", **rows}, beams=2, alpha=0.0)
+    assert [chance for _, chance in found] == pytest.approx([0.0625, 0.0625])
+    assert answers_of({"": ".1 .5 .4", **rows}, beams=3, alpha=0.0)[0] == ("", pytest.approx(0.1))
+
+
+def test_greedy_misses_what_a_beam_finds():
+    rows = {"": "0 .6 .4", "a": ".5 .5 0", "b": "1 0 0"}
+    assert answers_of(rows, beams=1, alpha=0.0) == [("a", pytest.approx(0.3))]
+    assert answers_of(rows, beams=2, alpha=0.0)[0] == ("b", pytest.approx(0.4))
+
+
+def test_a_length_penalty_favours_longer_answers():
+    rows = {"": ".4 .6 0", "a": "0 .6 .4", "aa": "1 0 0", "ab": "1 0 0"}
+    assert answers_of(rows, beams=2, alpha=0.0)[0] == ("", pytest.approx(0.4))
+    assert answers_of(rows, beams=2, alpha=1.0)[0] == ("aa", pytest.approx(0.36))
 
 
 @given(

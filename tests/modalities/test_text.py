@@ -20,6 +20,10 @@ def test_any_text_comes_back(text):
     assert back.replace("\u00a0", " ").strip() == expected.replace("\u00a0", " ").strip()
 
 
+def test_two_ways_to_write_a_letter_are_one():
+    assert CODEC.source.encode("trouve\u0301") == CODEC.source.encode("trouv\u00e9")
+
+
 def test_what_was_seen_often_is_one_piece_and_digits_stand_alone():
     pieces = [piece.text for piece in CODEC.source.pieces("Python (2024)")]
     assert pieces[0] == "Python"
