@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -85,10 +86,16 @@ class Training(Part):
     max_steps: int = Field(100_000, gt=0)
     schedule: Literal["inverse_sqrt", "linear"] = "inverse_sqrt"
     """After the warm-up: fall with 1 / sqrt(step) as in the paper, or in a straight line to zero at max_steps."""
+    restarts: tuple[int, ...] = ()
+    """Steps after which the schedule begins anew (Loshchilov & Hutter 2017, "SGDR")."""
     learning_rate: float = Field(0.0, ge=0)
     """Peak, reached at the end of the warm-up. 0: the paper's, 1 / sqrt(d_model x warmup_steps)."""
     warmup_steps: int = Field(4000, gt=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    optimizer: Literal["adam", "muon"] = "adam"
+    """The paper's, or Muon for the matrices and Adam for the rest (see regard.training.optimizers)."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled, of matrices only."""
     adam_betas: tuple[float, float] = (0.9, 0.98)
     adam_epsilon: float = 1e-9
     clip_norm: float = Field(0.0, ge=0)
@@ -103,6 +110,13 @@ class Training(Part):
     """Validations without a better score after which training stops."""
     average: int = Field(5, gt=0)
     """The model is the average of the weights at so many last validations (section 6.1), if that scores better."""
+
+    @model_validator(mode="after")
+    def _restarts_in_order(self) -> Training:
+        ends = (0, *self.restarts, self.max_steps)
+        if any(later <= earlier for earlier, later in pairwise(ends)):
+            raise ValueError(f"restarts rise and end before max_steps ({self.max_steps}), not {list(self.restarts)}")
+        return self
 
 
 class Score(Part):

@@ -28,6 +28,7 @@ from regard.training.checkpoints import CHECKPOINT
 from regard.training.events import Event, Finished, Started, Stepped, Validated
 from regard.training.memory import keep_freed_memory
 from regard.training.objectives import smoothed_cross_entropy
+from regard.training.optimizers import optimizers_of
 from regard.training.prepare import Prepared, prepare
 from regard.training.recipe import Recipe
 from regard.training.schedules import learning_rate
@@ -66,8 +67,7 @@ class Run:
         target = data.codec.target
         config = recipe.model.config(target.vocab_size, target.pad, target.bos, target.eos)
         self.model = Transformer(config).to(self.device).train()
-        betas, epsilon = recipe.training.adam_betas, recipe.training.adam_epsilon
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=betas, eps=epsilon, fused=True)
+        self.optimizers = optimizers_of(self.model, recipe.training)
         self.step = self.epoch = self.batches = self.validated = 0
         self.seconds = self.cpu_seconds = 0.0
         self.best, self.waited, self.reason = float("-inf"), 0, ""
@@ -106,16 +106,17 @@ class Run:
         batch = batch.to(self.device)
         self.step, self.batches = self.step + 1, self.batches + 1
         rate = learning_rate(self.step, training, self.recipe.model.d_model)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
             logits = self.model(batch.source, batch.target)
         loss, plain = smoothed_cross_entropy(logits, batch.answers, training.label_smoothing)
         loss.backward()
         if training.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         value = float(plain)
         if not torch.isfinite(plain):
             raise RegardError(f"the loss is {value} at step {self.step}: lower training.learning_rate or set clip_norm")
@@ -183,12 +184,12 @@ class Run:
         """A checkpoint from which `restore` goes on with the same losses."""
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {"recipe": self.recipe.model_dump(mode="json"), "epochs": self.epochs}
-        tensors = checkpoints.tensors_of(self.model, self.optimizer, self.snapshots)
+        tensors = checkpoints.tensors_of(self.model, self.optimizers, self.snapshots)
         checkpoints.save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
 
     def restore(self) -> None:
         tensors, facts = checkpoints.load_checkpoint(self.folder / CHECKPOINT)
-        self.snapshots = checkpoints.restore(self.model, self.optimizer, tensors)
+        self.snapshots = checkpoints.restore(self.model, self.optimizers, tensors)
         for name in _FACTS:
             setattr(self, name, facts[name])
         if self.reason.endswith("steps are done") and self.step < self.recipe.training.max_steps:

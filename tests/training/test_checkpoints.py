@@ -9,39 +9,46 @@ from torch import nn
 
 from regard import RegardError
 from regard.training import checkpoints
+from regard.training.optimizers import optimizers_of
 from regard.training.recipe import parse_recipe
 
 RECIPE = parse_recipe('name = "tiny"\n[data]\nsource = "cmudict"\n[model]\nd_model = 8\n', "tiny.toml", [])
 
 
-def begun():
+def begun(optimizer="adam"):
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(5, 7), nn.Dropout(0.5), nn.Linear(7, 3))
-    return model, torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    optimizers = optimizers_of(model, RECIPE.training.model_copy(update={"optimizer": optimizer, "weight_decay": 0.1}))
+    for one in optimizers:
+        for group in one.param_groups:
+            group["lr"] = 0.01
+    return model, optimizers
 
 
-def step(model, optimizer):
+def step(model, optimizers):
     loss = model(torch.randn(11, 5)).square().mean()
     loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
     return loss.item()
 
 
-def test_a_restored_run_goes_on_with_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_a_restored_run_goes_on_with_the_same_numbers(tmp_path, name):
     path = tmp_path / "checkpoint.safetensors"
-    model, optimizer = begun()
+    model, optimizers = begun(name)
     snapshots = [{name: value.clone() for name, value in model.state_dict().items()}]
     for _ in range(3):
-        step(model, optimizer)
-    checkpoints.save_checkpoint(path, checkpoints.tensors_of(model, optimizer, snapshots), {"step": 3, "best": None})
-    went_on = [step(model, optimizer) for _ in range(3)]
+        step(model, optimizers)
+    checkpoints.save_checkpoint(path, checkpoints.tensors_of(model, optimizers, snapshots), {"step": 3, "best": None})
+    went_on = [step(model, optimizers) for _ in range(3)]
 
     tensors, facts = checkpoints.load_checkpoint(path)
-    model, optimizer = begun()
+    model, optimizers = begun(name)
     torch.randn(100)
-    restored = checkpoints.restore(model, optimizer, tensors)
-    assert [step(model, optimizer) for _ in range(3)] == went_on
+    restored = checkpoints.restore(model, optimizers, tensors)
+    assert [step(model, optimizers) for _ in range(3)] == went_on
     assert facts == {"step": 3, "best": None}
     assert len(restored) == 1
     for name, value in snapshots[0].items():

@@ -30,3 +30,18 @@ def test_a_straight_line_ends_at_zero_after_the_last_step():
     training = Training(schedule="linear", learning_rate=1.0, warmup_steps=4, max_steps=8)
     rates = [learning_rate(step, training, 512) for step in range(1, 10)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
+
+
+def test_a_restart_begins_the_schedule_anew():
+    once = Training(schedule="linear", learning_rate=1.0, warmup_steps=4, max_steps=8)
+    twice = once.model_copy(update={"restarts": (8,), "max_steps": 20})
+    longer = once.model_copy(update={"max_steps": 12})
+    rates = [learning_rate(step, twice, 512) for step in range(1, 21)]
+    assert rates[:8] == [learning_rate(step, once, 512) for step in range(1, 9)]
+    assert rates[8:] == [learning_rate(step, longer, 512) for step in range(1, 13)]
+
+
+@pytest.mark.parametrize("restarts", [(0,), (5, 5), (7, 3), (20,), (30,)])
+def test_restarts_out_of_order_are_refused(restarts):
+    with pytest.raises(ValueError, match="restarts rise and end before max_steps"):
+        Training(max_steps=20, restarts=restarts)

@@ -1,0 +1,72 @@
+"""Every parameter has one optimiser, and each optimiser does what its paper says."""
+
+import pytest
+import torch
+from torch import nn
+
+from regard.training.optimizers import optimizers_of
+from regard.training.recipe import Training
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.ModuleDict({"embedding": nn.Embedding(6, 4), "inner": nn.Linear(4, 8), "norm": nn.LayerNorm(8)})
+
+
+def update(model, **fields):
+    """One step with rate 0.1 and random gradients; returns the gradients."""
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name] = torch.randn_like(parameter)
+    for optimizer in optimizers_of(model, Training(**fields)):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+        optimizer.step()
+    return gradients
+
+
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_every_parameter_is_updated_by_exactly_one_optimizer(name):
+    model = small_model()
+    optimizers = optimizers_of(model, Training(optimizer=name))
+    held = [id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]]
+    assert sorted(held) == sorted(id(one) for one in model.parameters())
+
+
+def test_adam_is_the_papers():
+    """Against Adam of PyTorch, which has no weight decay here."""
+    ours, theirs = small_model(), small_model()
+    gradients = update(ours)
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.1, betas=(0.9, 0.98), eps=1e-9)
+    for name, parameter in theirs.named_parameters():
+        parameter.grad = gradients[name].clone()
+    adam.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_weight_decay_is_of_matrices_only(name):
+    plain, decayed = small_model(), small_model()
+    torch.manual_seed(1)
+    update(plain, optimizer=name)
+    torch.manual_seed(1)
+    update(decayed, optimizer=name, weight_decay=0.5)
+    before = small_model().state_dict()
+    for key, value in decayed.state_dict().items():
+        lost = before[key] * 0.1 * 0.5 if key == "inner.weight" else torch.zeros_like(value)
+        torch.testing.assert_close(value, plain.state_dict()[key] - lost)
+
+
+def test_muon_moves_a_matrix_alike_in_all_directions():
+    """Its update has singular values near one another, whatever those of the gradient are."""
+    model = nn.Linear(16, 16, bias=False)
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.diag(torch.logspace(0, 1, 16))
+    (muon, _) = optimizers_of(model, Training(optimizer="muon"))
+    muon.param_groups[0]["lr"] = 1.0
+    muon.step()
+    moved = (model.weight - before).detach()
+    sizes = torch.linalg.svdvals(moved)
+    assert sizes.max() / sizes.min() < 2
+    assert float(moved.square().mean().sqrt()) == pytest.approx(0.2, rel=0.25)  # the size of Adam's
