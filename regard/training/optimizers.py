@@ -8,7 +8,7 @@ LLM Training"), so that both take the same learning rates. Embeddings, norms and
 
 from __future__ import annotations
 
-from torch import Tensor, nn, optim
+from torch import nn, optim
 
 from regard.training.recipe import Training
 
@@ -27,5 +27,5 @@ def optimizers_of(model: nn.Module, training: Training) -> list[optim.Optimizer]
     return [_adam([decayed, {"params": others, "weight_decay": 0.0}], training)]
 
 
-def _adam(groups: list[dict[str, list[Tensor] | float]], training: Training) -> optim.Optimizer:
+def _adam(groups: list[dict[str, list[nn.Parameter] | float]], training: Training) -> optim.Optimizer:
     return optim.AdamW(groups, lr=0.0, betas=training.adam_betas, eps=training.adam_epsilon, fused=True)
