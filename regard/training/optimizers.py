@@ -23,8 +23,7 @@ def optimizers_of(model: nn.Module, training: Training) -> list[optim.Optimizer]
     if training.optimizer == "muon":
         muon = optim.Muon(matrices, lr=0.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
         return [muon, _adam([{"params": others, "weight_decay": 0.0}], training)]
-    decayed = {"params": matrices, "weight_decay": decay}
-    return [_adam([decayed, {"params": others, "weight_decay": 0.0}], training)]
+    return [_adam([{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}], training)]
 
 
 def _adam(groups: list[dict[str, list[nn.Parameter] | float]], training: Training) -> optim.Optimizer:
