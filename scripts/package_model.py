@@ -17,6 +17,7 @@ from regard.models.transformer import Transformer
 from regard.pretrained import find
 from regard.training.card import Facts, write_model
 from regard.training.checkpoints import CHECKPOINT, check_resumable, load_checkpoint
+from regard.training.events import read_validations
 from regard.training.prepare import read_parts
 from regard.training.recipe import Recipe, load_recipe
 from regard.training.scoring import evaluate, search_of
@@ -45,7 +46,8 @@ def main() -> None:
     result, _ = evaluate(model, codec, parts["test"], recipe.score.metric, search_of(model.config, recipe.score))
     print(result)
     counts = {f"{name}_pairs": len(pairs) for name, pairs in parts.items()}
-    told = Facts(recipe, result, "test", facts["step"], facts["epochs"], facts["seconds"], facts["cpu_seconds"], counts)
+    spent = (facts["epochs"], facts["seconds"], facts["cpu_seconds"])
+    told = Facts(recipe, result, "test", facts["step"], *spent, counts, read_validations(options.run))
     write_model(options.out / recipe.name, model, codec, told, options.storage)
 
 

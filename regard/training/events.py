@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,19 @@ class Finished:
 
 
 Event = Started | Stepped | Validated | Finished
+
+
+def append_event(folder: Path, event: Event) -> None:
+    """Add an event to the run's log, one JSON object a line."""
+    with (folder / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
+
+
+def read_validations(folder: Path) -> list[Validated]:
+    """The validations in a run's log, by step; where a run went back to a checkpoint, the later ones count."""
+    found: dict[int, Validated] = {}
+    for line in (folder / LOG).read_text(encoding="utf-8").splitlines():
+        fields = json.loads(line)
+        if fields.pop("event") == "validated":
+            found[fields["step"]] = Validated(**fields)
+    return [found[step] for step in sorted(found)]

@@ -9,10 +9,8 @@ so far. Whoever drives the loop may stop it at any event (`close`); it then leav
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,16 @@ from regard.models.transformer import Transformer
 from regard.training import checkpoints
 from regard.training.card import Facts, write_model
 from regard.training.checkpoints import CHECKPOINT
-from regard.training.events import Event, Finished, Started, Stepped, Validated
+from regard.training.events import (
+    LOG,
+    Event,
+    Finished,
+    Started,
+    Stepped,
+    Validated,
+    append_event,
+    read_validations,
+)
 from regard.training.memory import keep_freed_memory
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.optimizers import optimizers_of
@@ -34,7 +41,7 @@ from regard.training.recipe import Recipe
 from regard.training.schedules import learning_rate
 from regard.training.scoring import Result, evaluate, search_of
 
-LOG, MODEL = "log.jsonl", "model"
+MODEL = "model"
 
 
 def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu") -> Iterator[Event]:
@@ -135,6 +142,8 @@ class Run:
         self.waited = 0 if improved else self.waited + 1
         self.seconds += time.perf_counter() - begun
         self.cpu_seconds += time.process_time() - begun_cpu
+        event = Validated(self.step, loss, result.scores, improved, self.seconds, self.cpu_seconds)
+        append_event(self.folder, event)
         if improved:
             self.best = result.better
             write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "validation"))
@@ -142,8 +151,6 @@ class Run:
             self.reason = f"{training.max_steps} steps are done"
         elif self.waited >= training.patience:
             self.reason = f"no better validation score for {self.waited} validations"
-        event = Validated(self.step, loss, result.scores, improved, self.seconds, self.cpu_seconds)
-        self.log(event)
         return event
 
     @torch.no_grad()
@@ -177,7 +184,7 @@ class Run:
         write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "test"))
         folder = str(self.folder / MODEL)
         event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)
-        self.log(event)
+        append_event(self.folder, event)
         return event
 
     def save(self) -> None:
@@ -198,7 +205,7 @@ class Run:
     def card(self, result: Result, part: str) -> Facts:
         """What the model card says of this run."""
         spent = (self.epochs, self.seconds, self.cpu_seconds)
-        return Facts(self.recipe, result, part, self.step, *spent, self.data.counts)
+        return Facts(self.recipe, result, part, self.step, *spent, self.data.counts, read_validations(self.folder))
 
     @property
     def epochs(self) -> float:
@@ -208,10 +215,6 @@ class Run:
     def order(self) -> list[np.ndarray]:
         """The batches of the present epoch."""
         return self.data.train.plan(self.recipe.training.batch_tokens, self.recipe.training.seed, self.epoch)
-
-    def log(self, event: Event) -> None:
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
 
 
 _FACTS = ("step", "epoch", "batches", "validated", "seconds", "cpu_seconds", "best", "waited", "reason")

@@ -99,6 +99,10 @@ def test_a_run_ends_with_a_model_that_loads(place):
         assert isinstance(answer, str)
     log = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["event"] for row in log] == ["validated"] * 8 + ["finished"]
+    card = (place / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert [line.split(" | ")[0] for line in card.splitlines() if line.endswith("|")][-8:] == [
+        f"| {step}" for step in (8, 16, 24, 32, 40, 48, 56, 60)
+    ]  # what each part of the training reached
 
 
 def test_the_same_recipe_makes_the_same_model_and_another_seed_another(place):
