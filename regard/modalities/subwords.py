@@ -1,0 +1,113 @@
+"""Any `tokenizer.json`: what a pre-trained model was taught with, special tokens and all.
+
+The tokenizers trained here are in `text.py`. This one asks nothing of the vocabulary: words are found from where each
+token stands in the text, so WordPiece, byte-level BPE and Unigram all read alike.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+
+from regard.errors import RegardError
+from regard.modalities.text import SOURCE_FILE, Piece
+
+# A word is a run of letters, marks and digits; any other sign but a blank is a word of its own (as in text.py).
+_WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
+
+
+@dataclass(frozen=True)
+class Special:
+    """Ids of the special tokens; None where the model has none of the kind."""
+
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+    mask: int | None = None
+
+
+class Subwords:
+    """A tokenizer with the special tokens its model expects."""
+
+    def __init__(self, inner: tokenizers.Tokenizer, special: Special) -> None:
+        inner.no_padding()
+        inner.no_truncation()
+        self.inner, self.special = inner, special
+
+    @classmethod
+    def from_file(cls, path: Path, special: Special) -> Subwords:
+        """Read a `tokenizer.json`; RegardError where it is damaged."""
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)), special)
+        except Exception as error:  # the library raises plain Exception for every kind of damage
+            raise RegardError(f"{path} is damaged or not a tokenizer file: {error}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """V, special tokens included: one more than the largest id."""
+        return max(self.inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def encode(self, text: str, second: str | None = None) -> list[int]:
+        """Token ids of a text, or of a pair of texts, with the special tokens around them."""
+        ids: list[int] = self.inner.encode(text, second).ids
+        return ids
+
+    def encode_pair(self, text: str, second: str | None = None) -> tuple[list[int], list[int]]:
+        """Token ids, and for each the segment it belongs to (0, or 1 for the second text)."""
+        encoding = self.inner.encode(text, second)
+        return encoding.ids, encoding.type_ids
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.inner.encode_batch(list(texts))]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids; special tokens are left out."""
+        text: str = self.inner.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def pieces(self, text: str) -> list[Piece]:
+        """The tokens of a text as `encode` makes them."""
+        encoding = self.inner.encode(text)
+        spans = [None if special else span for span, special in _spans(encoding)]
+        return _pieces(text, encoding.ids, spans, encoding.tokens)
+
+    def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
+        """The same for ids that a model produced: each token stands where the text grows by it."""
+        text, spans = "", []
+        names = [self.inner.id_to_token(token) or "" for token in ids]
+        special = {token for token, added in self.inner.get_added_tokens_decoder().items() if added.special}
+        for place, token in enumerate(ids):
+            grown = self.decode(ids[: place + 1])
+            spans.append(None if token in special else (len(text), len(grown)))
+            text = grown
+        return _pieces(text, list(ids), spans, names)
+
+    def save(self, folder: Path) -> None:
+        (folder / SOURCE_FILE).write_text(self.inner.to_str(pretty=True) + "\n", encoding="utf-8")
+
+
+def _spans(encoding: tokenizers.Encoding) -> list[tuple[tuple[int, int], bool]]:
+    return list(zip(encoding.offsets, (bool(mask) for mask in encoding.special_tokens_mask), strict=True))
+
+
+def _pieces(
+    text: str, ids: Sequence[int], spans: Sequence[tuple[int, int] | None], names: Sequence[str]
+) -> list[Piece]:
+    """Words and chunks by where each token begins to show in the text, blanks before it left out."""
+    words = [match.start() for match in _WORD.finditer(text)]
+    chunks = [match.start() for match in re.finditer(r"\S+", text)]
+    found = []
+    for token, span, name in zip(ids, spans, names, strict=True):
+        if span is None:
+            found.append(Piece(token, name, None, None))
+            continue
+        shown = text[span[0] : span[1]]
+        begin = span[0] + len(shown) - len(shown.lstrip())
+        word, chunk = max(0, bisect_right(words, begin) - 1), max(0, bisect_right(chunks, begin) - 1)
+        found.append(Piece(token, shown.strip() or name, word, chunk))
+    return found
