@@ -18,9 +18,9 @@ from regard.pretrained import find
 from regard.training.card import Facts, write_model
 from regard.training.checkpoints import CHECKPOINT, check_resumable, load_checkpoint
 from regard.training.events import read_validations
-from regard.training.prepare import read_parts
 from regard.training.recipe import Recipe, load_recipe
 from regard.training.scoring import evaluate, search_of
+from regard.training.tasks.text_to_text import read_parts
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -44,6 +44,7 @@ _OTHERS = ("*.h5", "*.msgpack", "*.onnx")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
 
 
+@runtime_checkable
 class Family(Protocol):
     """What a module such as `regard.hub.bert` offers."""
 

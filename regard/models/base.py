@@ -34,6 +34,14 @@ class Config(BaseModel):
     model_type: str
     """Which system it is; the name in `regard.models.catalog`."""
 
+    @property
+    def width(self) -> int:
+        """D, whatever the system calls it."""
+        for name in ("d_model", "hidden_size", "n_embd", "dim"):
+            if hasattr(self, name):
+                return int(getattr(self, name))
+        raise AttributeError(f"{type(self).__name__} does not say its width")
+
 
 class Model(nn.Module):
     """Base of the models: holds the configuration, saves and loads."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regard.files import written_aside
-from regard.modalities.text import Codec
 from regard.models.base import Model, Storage
 from regard.training.events import Validated
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
+from regard.training.tasks import Codec
 
 
 @dataclass(frozen=True)

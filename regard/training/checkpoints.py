@@ -76,9 +76,12 @@ def restore(
 def check_resumable(folder: Path, recipe: Recipe) -> None:
     """Refuse to resume a run with a recipe that makes another model."""
     _, facts = load_checkpoint(folder / CHECKPOINT)
-    now = recipe.model_dump(mode="json")
-    for part in ("model", "tokenizer"):
-        if facts["recipe"][part] != now[part]:
+    try:
+        begun = Recipe.model_validate(facts["recipe"])
+    except ValueError as error:
+        raise RegardError(f"{folder} was begun with a recipe that this version does not read: {error}") from error
+    for part in ("task", "model", "tokenizer"):
+        if getattr(begun, part) != getattr(recipe, part):
             raise RegardError(f"{folder} was begun with another [{part}]: resume with the recipe it was begun with")
 
 

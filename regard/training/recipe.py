@@ -6,13 +6,13 @@ import tomllib
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from regard.errors import RegardError, unknown
-from regard.models.base import first_problem
-from regard.models.transformer import TransformerConfig
+from regard.models.base import Model, first_problem
+from regard.models.catalog import MODELS
 
 
 class Part(BaseModel):
@@ -51,30 +51,59 @@ class TokenizerRecipe(Part):
     vocab_size: int = Field(8000, gt=300)
 
 
-class Sizes(Part):
-    """Sizes of the model; the vocabulary's comes from the tokenizer (see TransformerConfig)."""
+class ModelRecipe(BaseModel):
+    """Which system, and its sizes: `type`, and any field of that system's configuration (see regard/models/).
 
-    d_model: int = 512
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    attention_heads: int = 8
-    ffn_dim: int = 2048
-    dropout: float = 0.1
-    activation_function: Literal["relu", "gelu"] = "relu"
-    normalize_before: bool = False
-    max_position_embeddings: int = 1024
+    What follows from the tokenizer (the vocabulary's size, special tokens) is not said here.
+    """
 
-    def config(self, vocab_size: int, pad: int, bos: int, eos: int) -> TransformerConfig:
-        special = {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
-        return TransformerConfig.model_validate({**self.model_dump(), "vocab_size": vocab_size, **special})
+    model_config = ConfigDict(frozen=True, extra="allow")
 
-    @model_validator(mode="after")
-    def _make_a_model(self) -> Sizes:
+    type: str = "transformer"
+    """transformer, seq2seq, rnnsearch, gpt, bert, ulmfit: the names in regard.models.catalog."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The configuration's fields, with every default."""
+        return self.model_extra or {}
+
+    def make(self, **from_tokenizer: int | None) -> Model:
+        """A new model; RegardError where sizes and tokenizer do not go together."""
+        kind = MODELS[self.type]
         try:
-            self.config(vocab_size=1, pad=0, bos=0, eos=0)
+            return kind(kind.config_class.model_validate({**self.fields, **from_tokenizer}))
+        except ValidationError as error:
+            raise RegardError(f"[model] {first_problem(error)}") from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """Check the fields against the system's configuration, and write its defaults out."""
+        if not isinstance(given, dict):
+            return given
+        fields = dict(given)
+        kind = fields.pop("type", "transformer")
+        if kind not in MODELS:
+            raise ValueError(f"no system {kind!r} (known: {', '.join(sorted(MODELS))})")
+        told = sorted(_FROM_TOKENIZER & fields.keys())
+        if told:
+            raise ValueError(f"{told[0]} follows from the tokenizer and is not said in a recipe")
+        try:
+            config = MODELS[kind].config_class.model_validate(fields)
         except ValidationError as error:
             raise ValueError(first_problem(error)) from error
-        return self
+        return {"type": kind, **config.model_dump(mode="json", exclude=_FROM_TOKENIZER)}
+
+
+_FROM_TOKENIZER = {
+    "model_type",
+    "vocab_size",
+    "target_vocab_size",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "mask_token_id",
+}
 
 
 class Training(Part):
@@ -138,9 +167,11 @@ class Recipe(Part):
     name: str
     """Name of the model; also of the run's folder unless --out says otherwise."""
     title: str = ""
+    task: Literal["text-to-text"] = "text-to-text"
+    """What is learnt (see regard.training.tasks)."""
     data: Data
     tokenizer: TokenizerRecipe = TokenizerRecipe()
-    model: Sizes = Sizes()
+    model: ModelRecipe = Field(default_factory=ModelRecipe)
     training: Training = Training()
     score: Score = Score()
 

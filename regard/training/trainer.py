@@ -12,14 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from regard.data.batches import Batch
 from regard.errors import RegardError
-from regard.models.transformer import Transformer
 from regard.training import checkpoints
 from regard.training.card import Facts, write_model
 from regard.training.checkpoints import CHECKPOINT
@@ -34,12 +33,11 @@ from regard.training.events import (
     read_validations,
 )
 from regard.training.memory import keep_freed_memory
-from regard.training.objectives import smoothed_cross_entropy
 from regard.training.optimizers import optimizers_of
-from regard.training.prepare import Prepared, prepare
 from regard.training.recipe import Recipe
 from regard.training.schedules import learning_rate
-from regard.training.scoring import Result, evaluate, search_of
+from regard.training.scoring import Result
+from regard.training.tasks import Task, task_of, valid_loss
 
 MODEL = "model"
 
@@ -51,12 +49,12 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu
     if resume:
         checkpoints.check_resumable(folder, recipe)
     keep_freed_memory()
-    run = Run(recipe, folder, prepare(recipe, folder if resume else None), device)
+    run = Run(recipe, folder, task_of(recipe, folder if resume else None), device)
     if resume:
         run.restore()
     else:
         run.begin()
-    yield Started(run.model.count_parameters(), len(run.data.train), run.data.train.tokens, run.step)
+    yield Started(run.model.count_parameters(), len(run.task.train), run.task.train.tokens, run.step)
     try:
         yield from run.loop()
     except GeneratorExit:
@@ -68,12 +66,10 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu
 class Run:
     """The state of one training run."""
 
-    def __init__(self, recipe: Recipe, folder: Path, data: Prepared, device: str) -> None:
-        self.recipe, self.folder, self.data, self.device = recipe, folder, data, torch.device(device)
+    def __init__(self, recipe: Recipe, folder: Path, task: Task, device: str) -> None:
+        self.recipe, self.folder, self.task, self.device = recipe, folder, task, torch.device(device)
         torch.manual_seed(recipe.training.seed)
-        target = data.codec.target
-        config = recipe.model.config(target.vocab_size, target.pad, target.bos, target.eos)
-        self.model = Transformer(config).to(self.device).train()
+        self.model = task.make_model().to(self.device).train()
         self.optimizers = optimizers_of(self.model, recipe.training)
         self.step = self.epoch = self.batches = self.validated = 0
         self.seconds = self.cpu_seconds = 0.0
@@ -84,7 +80,7 @@ class Run:
     def begin(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / LOG).write_text("", encoding="utf-8")
-        self.data.codec.save(self.folder)
+        self.task.codec.save(self.folder)
         self.save()
 
     def loop(self) -> Iterator[Event]:
@@ -93,7 +89,7 @@ class Run:
         while not self.reason:
             self.plan = self.order()
             for chosen in self.plan[self.batches :]:
-                yield self.train_step(self.data.train.batch(chosen))
+                yield self.train_step(self.task.train.batch(chosen))
                 yield from self.after_step()
                 if self.reason:
                     return
@@ -107,15 +103,14 @@ class Run:
         elif step and training.checkpoint_every and step % training.checkpoint_every == 0:
             self.save()
 
-    def train_step(self, batch: Batch) -> Stepped:
+    def train_step(self, batch: Any) -> Stepped:
         """One update of the weights."""
         training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
         batch = batch.to(self.device)
         self.step, self.batches = self.step + 1, self.batches + 1
-        rate = learning_rate(self.step, training, self.recipe.model.d_model)
+        rate = learning_rate(self.step, training, self.model.config.width)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            logits = self.model(batch.source, batch.target)
-        loss, plain = smoothed_cross_entropy(logits, batch.answers, training.label_smoothing)
+            loss, plain = self.task.loss(self.model, batch, training.label_smoothing)
         loss.backward()
         if training.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
@@ -137,7 +132,7 @@ class Run:
         self.validated = self.step
         weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.snapshots = [*self.snapshots, weights][-training.average :]
-        loss, result = self.valid_loss(), self.valid_score()
+        loss, result = valid_loss(self.task, self.model, training.batch_tokens), self.task.valid_score(self.model)
         improved = result.better > self.best
         self.waited = 0 if improved else self.waited + 1
         self.seconds += time.perf_counter() - begun
@@ -146,42 +141,23 @@ class Run:
         append_event(self.folder, event)
         if improved:
             self.best = result.better
-            write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "validation"))
+            write_model(self.folder / MODEL, self.model, self.task.codec, self.card(result, "validation"))
         if self.step >= training.max_steps:
             self.reason = f"{training.max_steps} steps are done"
         elif self.waited >= training.patience:
             self.reason = f"no better validation score for {self.waited} validations"
         return event
 
-    @torch.no_grad()
-    def valid_loss(self) -> float:
-        self.model.eval()
-        total = tokens = 0.0
-        for batch in self.data.valid.epoch(self.recipe.training.batch_tokens, 0, 0):
-            batch = batch.to(self.device)
-            _, plain = smoothed_cross_entropy(self.model(batch.source, batch.target), batch.answers, 0.0)
-            total, tokens = total + float(plain) * len(batch.answers), tokens + len(batch.answers)
-        self.model.train()
-        return total / max(1, tokens)
-
-    def valid_score(self) -> Result:
-        """Greedy answers to the first validation examples, scored."""
-        score = self.recipe.score
-        pairs, how = self.data.valid_pairs[: score.valid_examples], search_of(self.model.config, score, beams=1)
-        return evaluate(self.model, self.data.codec, pairs, score.metric, how)[0]
-
     def finish(self) -> Finished:
         """The average of the last checkpoints or the best single one, whichever validates better, on the test part."""
         self.model.load_state_dict(checkpoints.average(self.snapshots))
-        result = self.valid_score()
+        result = self.task.valid_score(self.model)
         if result.better > self.best:
             self.best = result.better
         else:
-            self.model = Transformer.load(self.folder / MODEL).to(self.device)
-        score = self.recipe.score
-        pairs, how = self.data.test_pairs[: score.test_examples], search_of(self.model.config, score)
-        result, _ = evaluate(self.model, self.data.codec, pairs, score.metric, how)
-        write_model(self.folder / MODEL, self.model, self.data.codec, self.card(result, "test"))
+            self.model = type(self.model).load(self.folder / MODEL).to(self.device)
+        result = self.task.test_score(self.model)
+        write_model(self.folder / MODEL, self.model, self.task.codec, self.card(result, "test"))
         folder = str(self.folder / MODEL)
         event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)
         append_event(self.folder, event)
@@ -205,7 +181,7 @@ class Run:
     def card(self, result: Result, part: str) -> Facts:
         """What the model card says of this run."""
         spent = (self.epochs, self.seconds, self.cpu_seconds)
-        return Facts(self.recipe, result, part, self.step, *spent, self.data.counts, read_validations(self.folder))
+        return Facts(self.recipe, result, part, self.step, *spent, self.task.counts, read_validations(self.folder))
 
     @property
     def epochs(self) -> float:
@@ -214,7 +190,7 @@ class Run:
 
     def order(self) -> list[np.ndarray]:
         """The batches of the present epoch."""
-        return self.data.train.plan(self.recipe.training.batch_tokens, self.recipe.training.seed, self.epoch)
+        return self.task.train.plan(self.recipe.training.batch_tokens, self.recipe.training.seed, self.epoch)
 
 
 _FACTS = ("step", "epoch", "batches", "validated", "seconds", "cpu_seconds", "best", "waited", "reason")

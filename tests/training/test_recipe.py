@@ -28,7 +28,7 @@ def test_what_is_not_said_is_the_papers():
 
 
 def test_an_unknown_field_is_named():
-    refused(r"tiny\.toml: unknown field 'model\.d_modle'", MINIMAL + "[model]\nd_modle = 4\n")
+    refused(r"tiny\.toml: model: unknown field 'd_modle'", MINIMAL + "[model]\nd_modle = 4\n")
     refused(r"unknown field 'modle'", MINIMAL + "[modle]\nd_model = 4\n")
 
 

@@ -1,0 +1,25 @@
+"""The systems there are, by the `model_type` in their configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regard.errors import unknown
+from regard.models.base import CONFIG, Model, read_json
+from regard.models.transformer import Transformer
+
+MODELS: dict[str, type[Model]] = {
+    "transformer": Transformer,
+}
+
+
+def model_class(model_type: str) -> type[Model]:
+    """RegardError for a name that is none of ours."""
+    if model_type not in MODELS:
+        raise unknown("system", model_type, MODELS)
+    return MODELS[model_type]
+
+
+def load_model(folder: Path) -> Model:
+    """A model from its folder, whichever system it is."""
+    return model_class(str(read_json(folder / CONFIG).get("model_type"))).load(folder)

@@ -1,0 +1,94 @@
+"""What there is to learn: each task brings its data, its loss and its scores; the training loop is the same for all.
+
+A task is made from a recipe (`task_of`). It reads the data, trains the tokenizers or takes those of a run that was
+begun, and builds the model; then the trainer asks it for batches, for the loss of one, and for scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.errors import RegardError
+from regard.models.base import Model
+from regard.training.recipe import Recipe
+from regard.training.scoring import Result
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Training examples: which of them make a batch follows from (seed, epoch) alone, so a run can go on anywhere."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def plan(self, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]: ...
+
+    def batch(self, chosen: np.ndarray) -> Any: ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """The tokenizers of a model, as they go into its folder."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One kind of learning."""
+
+    codec: Codec
+    train: Examples
+    valid: Examples
+    counts: dict[str, int]
+    """Examples in each part, for the model card."""
+
+    def make_model(self) -> Model: ...
+
+    def loss(self, model: Any, batch: Any, smoothing: float) -> tuple[Tensor, Tensor]:
+        """What to minimise, and the plain loss to read (nats a prediction, no gradient)."""
+
+    def predictions(self, batch: Any) -> int:
+        """Of how many predictions the loss of a batch is the mean."""
+
+    def valid_score(self, model: Any) -> Result: ...
+
+    def test_score(self, model: Any) -> Result: ...
+
+
+def task_of(recipe: Recipe, begun: Path | None = None) -> Task:
+    """The task of a recipe. `begun`: folder of a run whose tokenizers are to be used."""
+    from regard.training.tasks.text_to_text import TextToTextTask
+
+    tasks: dict[str, Any] = {"text-to-text": TextToTextTask}
+    task: Task = tasks[recipe.task].prepare(recipe, begun)
+    return task
+
+
+@torch.no_grad()
+def valid_loss(task: Task, model: Model, batch_tokens: int) -> float:
+    """Mean plain loss over the validation part."""
+    model.eval()
+    total, count = 0.0, 0
+    for chosen in task.valid.plan(batch_tokens, 0, 0):
+        batch = task.valid.batch(chosen).to(model.device)
+        predictions = task.predictions(batch)
+        total += float(task.loss(model, batch, 0.0)[1]) * predictions
+        count += predictions
+    model.train()
+    return total / max(1, count)
+
+
+def check_parts(parts: Mapping[str, Sequence[Any]]) -> None:
+    """RegardError where a part of the data is empty."""
+    for name, examples in parts.items():
+        if not examples:
+            raise RegardError(f"the {name} part of the data is empty")
