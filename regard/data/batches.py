@@ -66,19 +66,23 @@ class Examples:
             yield self.batch(chosen)
 
     def plan(self, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Which examples make which batch: neighbours in length, up to `batch_tokens` source and target tokens."""
-        random = np.random.default_rng((seed, epoch))
-        # Sorted by source, then target length; equal ones in random order. So attention pads little or not at all.
-        order = np.lexsort((random.random(len(self)), self.target.lengths, self.source.lengths))
-        sizes = (self.source.lengths + self.target.lengths)[order]
-        cuts, filled = [], 0
-        for place, size in enumerate(sizes.tolist()):
-            if filled and filled + size > batch_tokens:
-                cuts.append(place)
-                filled = 0
-            filled += size
-        batches = np.split(order, cuts)
-        return [batches[place] for place in random.permutation(len(batches))]
+        return plan_by_length([self.source.lengths, self.target.lengths], batch_tokens, seed, epoch)
+
+
+def plan_by_length(lengths: Sequence[np.ndarray], batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Which examples make which batch: neighbours in length, up to `batch_tokens` tokens of all sides together."""
+    random = np.random.default_rng((seed, epoch))
+    # Sorted by the first side, then the second; equal ones in random order. So attention pads little or not at all.
+    order = np.lexsort((random.random(len(lengths[0])), *reversed(lengths)))
+    sizes = np.sum(lengths, axis=0)[order]
+    cuts, filled = [], 0
+    for place, size in enumerate(sizes.tolist()):
+        if filled and filled + size > batch_tokens:
+            cuts.append(place)
+            filled = 0
+        filled += size
+    batches = np.split(order, cuts)
+    return [batches[place] for place in random.permutation(len(batches))]
 
 
 class _Packed:

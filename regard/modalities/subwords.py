@@ -1,11 +1,13 @@
 """Any `tokenizer.json`: what a pre-trained model was taught with, special tokens and all.
 
-The tokenizers trained here are in `text.py`. This one asks nothing of the vocabulary: words are found from where each
-token stands in the text, so WordPiece, byte-level BPE and Unigram all read alike.
+It asks nothing of the vocabulary: words are found from where each token stands in the text, so WordPiece, byte-level
+BPE and Unigram all read alike. Three kinds are trained here, for language models and classifiers: byte-level BPE
+(GPT-2), WordPiece (BERT) and whole words (AWD-LSTM); those of the translators are in `text.py`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -13,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from regard.errors import RegardError
 from regard.modalities.text import SOURCE_FILE, Piece
+from regard.models.base import read_json
 
+_SPECIAL_FILE = "special_tokens_map.json"
+_KINDS = ("bos", "eos", "pad", "mask")
 # A word is a run of letters, marks and digits; any other sign but a blank is a word of its own (as in text.py).
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
@@ -46,6 +52,21 @@ class Subwords:
             return cls(tokenizers.Tokenizer.from_file(str(path)), special)
         except Exception as error:  # the library raises plain Exception for every kind of damage
             raise RegardError(f"{path} is damaged or not a tokenizer file: {error}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> Subwords:
+        """The tokenizer of a model folder, special tokens as `save` noted them."""
+        path = folder / SOURCE_FILE
+        if not path.is_file():
+            raise RegardError(f"{folder} is not a model folder: it has no {SOURCE_FILE}")
+        tokenizer = cls.from_file(path, Special())
+        names = read_json(folder / _SPECIAL_FILE) if (folder / _SPECIAL_FILE).is_file() else {}
+        ids = {
+            kind: tokenizer.inner.token_to_id(str(names[f"{kind}_token"]))
+            for kind in _KINDS
+            if f"{kind}_token" in names
+        }
+        return cls(tokenizer.inner, Special(**ids))
 
     @property
     def vocab_size(self) -> int:
@@ -88,7 +109,66 @@ class Subwords:
         return _pieces(text, list(ids), spans, names)
 
     def save(self, folder: Path) -> None:
+        """`tokenizer.json`, and the special tokens in `special_tokens_map.json`, under Hugging Face's names."""
         (folder / SOURCE_FILE).write_text(self.inner.to_str(pretty=True) + "\n", encoding="utf-8")
+        ids = {kind: getattr(self.special, kind) for kind in _KINDS}
+        names = {f"{kind}_token": self.inner.id_to_token(token) for kind, token in ids.items() if token is not None}
+        (folder / _SPECIAL_FILE).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+
+
+def train_subwords(kind: str, texts: Iterable[str], vocab_size: int) -> Subwords:
+    """A tokenizer of a kind, learnt from texts: `bytes` (GPT-2), `wordpiece` (BERT) or `words` (AWD-LSTM)."""
+    build = {"bytes": _byte_pairs, "wordpiece": _word_pieces, "words": _words}[kind]
+    return build(texts, vocab_size)
+
+
+def _byte_pairs(texts: Iterable[str], vocab_size: int) -> Subwords:
+    """Byte-level BPE (Radford et al. 2019): no text is unknown. A text begins with <s> and ends with </s>."""
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>", "<delimiter>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A <delimiter> $B </s>",
+        special_tokens=[(name, inner.token_to_id(name)) for name in ("<s>", "</s>", "<delimiter>")],
+    )
+    return Subwords(inner, Special(bos=1, eos=2, pad=0))
+
+
+def _word_pieces(texts: Iterable[str], vocab_size: int) -> Subwords:
+    """WordPiece, lower-cased (Devlin et al. 2018, section 3): [CLS] A [SEP] B [SEP], segments 0 and 1."""
+    inner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    inner.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    )
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return Subwords(inner, Special(bos=2, eos=3, pad=0, mask=4))
+
+
+def _words(texts: Iterable[str], vocab_size: int) -> Subwords:
+    """Whole words and signs, lower-cased; the rest is <unk>. A text begins with <s>, as in fastai's `xxbos`."""
+    inner = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
+    inner.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    inner.train_from_iterator(
+        texts, trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    )
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return Subwords(inner, Special(bos=1, eos=2, pad=0))
 
 
 def _spans(encoding: tokenizers.Encoding) -> list[tuple[tuple[int, int], bool]]:

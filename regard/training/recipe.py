@@ -30,8 +30,13 @@ class Data(Part):
     test: str = ""
     source_field: str = "source"
     target_field: str = "target"
+    text_field: str = "text"
+    """For tasks on single texts (see regard.data.texts.read_texts)."""
+    second_field: str = ""
+    """The second text, where the task is about pairs."""
+    label_field: str = "label"
     max_tokens: int = Field(256, gt=1)
-    """Pairs with a longer side are left out of training."""
+    """Pairs with a longer side are left out of training; running text is cut into pieces of this length."""
     description: str = ""
     """For the model card: what the data is, where it comes from."""
     licence: str = ""
@@ -46,8 +51,9 @@ class Data(Part):
 class TokenizerRecipe(Part):
     """How text is cut."""
 
-    kind: Literal["bpe", "symbols"] = "bpe"
-    """`bpe`: byte-pair encoding, one vocabulary for both sides; `symbols`: letter by letter, targets by blanks."""
+    kind: Literal["bpe", "symbols", "bytes", "wordpiece", "words"] = "bpe"
+    """For pairs: `bpe`, byte-pair encoding, one vocabulary for both sides; `symbols`: letters, and targets by blanks.
+    For texts: `bytes` (byte-level BPE, as GPT-2), `wordpiece` (BERT) or `words` (AWD-LSTM)."""
     vocab_size: int = Field(8000, gt=300)
 
 
@@ -152,6 +158,7 @@ class Score(Part):
     """What decides when to stop, and what the model card reports."""
 
     metric: Literal["wer", "bleu"] = "bleu"
+    """Of text to text; other tasks have one of their own."""
     valid_examples: int = Field(1000, gt=0)
     """Decoded at each validation (greedy), the first ones of the validation part."""
     test_examples: int | None = Field(None, gt=0)
@@ -167,13 +174,22 @@ class Recipe(Part):
     name: str
     """Name of the model; also of the run's folder unless --out says otherwise."""
     title: str = ""
-    task: Literal["text-to-text"] = "text-to-text"
+    task: Literal["text-to-text", "language-model"] = "text-to-text"
     """What is learnt (see regard.training.tasks)."""
+    start: str = ""
+    """A model folder whose weights and tokenizer training starts from (fine-tuning); empty: from random weights."""
     data: Data
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     training: Training = Training()
     score: Score = Score()
+
+    @model_validator(mode="after")
+    def _tokenizer_suits(self) -> Recipe:
+        kinds = ("bpe", "symbols") if self.task == "text-to-text" else ("bytes", "wordpiece", "words")
+        if self.tokenizer.kind not in kinds:
+            raise ValueError(f"{self.task} needs tokenizer.kind {' or '.join(kinds)}, not {self.tokenizer.kind}")
+        return self
 
 
 def load_recipe(name_or_path: str, changes: list[str] | None = None) -> Recipe:

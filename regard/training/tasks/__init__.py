@@ -7,6 +7,7 @@ begun, and builds the model; then the trainer asks it for batches, for the loss 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,11 +46,18 @@ class Codec(Protocol):
 class Task(Protocol):
     """One kind of learning."""
 
-    codec: Codec
-    train: Examples
-    valid: Examples
-    counts: dict[str, int]
-    """Examples in each part, for the model card."""
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def train(self) -> Examples: ...
+
+    @property
+    def valid(self) -> Examples: ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Examples in each part, for the model card."""
 
     def make_model(self) -> Model: ...
 
@@ -66,24 +74,32 @@ class Task(Protocol):
 
 def task_of(recipe: Recipe, begun: Path | None = None) -> Task:
     """The task of a recipe. `begun`: folder of a run whose tokenizers are to be used."""
-    from regard.training.tasks.text_to_text import TextToTextTask
-
-    tasks: dict[str, Any] = {"text-to-text": TextToTextTask}
-    task: Task = tasks[recipe.task].prepare(recipe, begun)
+    module, name = TASKS[recipe.task]
+    kind: Any = getattr(import_module(f"regard.training.tasks.{module}"), name)
+    task: Task = kind.prepare(recipe, begun)
     return task
 
 
+TASKS = {
+    "text-to-text": ("text_to_text", "TextToTextTask"),
+    "language-model": ("language_model", "LanguageModelTask"),
+}
+"""A recipe's task: the module here, and the class in it."""
+
+
 @torch.no_grad()
-def valid_loss(task: Task, model: Model, batch_tokens: int) -> float:
-    """Mean plain loss over the validation part."""
+def valid_loss(task: Task, model: Model, batch_tokens: int, examples: Examples | None = None) -> float:
+    """Mean plain loss over the validation part, or over other examples."""
+    examples = task.valid if examples is None else examples
+    training = model.training
     model.eval()
     total, count = 0.0, 0
-    for chosen in task.valid.plan(batch_tokens, 0, 0):
-        batch = task.valid.batch(chosen).to(model.device)
+    for chosen in examples.plan(batch_tokens, 0, 0):
+        batch = examples.batch(chosen).to(model.device)
         predictions = task.predictions(batch)
         total += float(task.loss(model, batch, 0.0)[1]) * predictions
         count += predictions
-    model.train()
+    model.train(training)
     return total / max(1, count)
 
 

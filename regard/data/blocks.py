@@ -1,0 +1,99 @@
+"""Batches for language models and classifiers: blocks of a stream of text, and labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.data.batches import plan_by_length
+from regard.sequences import Layout, Sequences
+
+
+@dataclass(frozen=True)
+class Block:
+    """Pieces of text to predict: `answers` holds the token after each token of `inputs`."""
+
+    inputs: Sequences
+    answers: Tensor
+    """(tokens,)"""
+
+    @property
+    def tokens(self) -> int:
+        return self.inputs.layout.tokens
+
+    def to(self, device: torch.device) -> Block:
+        return Block(self.inputs.to(device), self.answers.to(device))
+
+
+class Blocks:
+    """All texts laid end to end and cut into blocks of `context` tokens (Radford et al. 2018, section 4.1)."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], context: int) -> None:
+        self.ids = np.fromiter((token for text in texts for token in text), dtype=np.int32)
+        self.context = context
+
+    def __len__(self) -> int:
+        return -(-max(0, len(self.ids) - 1) // self.context)
+
+    @property
+    def tokens(self) -> int:
+        return max(0, len(self.ids) - 1)
+
+    def plan(self, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
+        """Which blocks make which batch: in random order, anew each epoch."""
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        size = max(1, batch_tokens // self.context)
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def batch(self, chosen: np.ndarray) -> Block:
+        rows = [self.ids[number * self.context : (number + 1) * self.context + 1] for number in chosen]
+        lengths = tuple(len(row) - 1 for row in rows)
+        inputs = torch.from_numpy(np.concatenate([row[:-1] for row in rows]).astype(np.int64))
+        answers = torch.from_numpy(np.concatenate([row[1:] for row in rows]).astype(np.int64))
+        return Block(Sequences(inputs, Layout(lengths, torch.device("cpu"))), answers)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Whole texts with a number each; `segments` tells the second text of a pair from the first."""
+
+    inputs: Sequences
+    segments: Sequences
+    labels: Tensor
+    """(rows,)"""
+
+    @property
+    def tokens(self) -> int:
+        return self.inputs.layout.tokens
+
+    def to(self, device: torch.device) -> Labelled:
+        inputs = self.inputs.to(device)
+        segments = replace(self.segments, values=self.segments.values.to(device), layout=inputs.layout)
+        return Labelled(inputs, segments, self.labels.to(device))
+
+
+class LabelledTexts:
+    """Tokenised texts, their segments and labels; batches of alike length."""
+
+    def __init__(self, ids: Sequence[Sequence[int]], segments: Sequence[Sequence[int]], labels: Sequence[int]) -> None:
+        self.ids, self.segments, self.labels = ids, segments, torch.tensor(labels, dtype=torch.long)
+        self.lengths = np.array([len(row) for row in ids], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    def plan(self, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
+        return plan_by_length([self.lengths], batch_tokens, seed, epoch)
+
+    def batch(self, chosen: np.ndarray) -> Labelled:
+        inputs = Sequences.of_ids([self.ids[number] for number in chosen])
+        segments = Sequences.of_ids([self.segments[number] for number in chosen])
+        return Labelled(inputs, replace(segments, layout=inputs.layout), self.labels[chosen])
