@@ -232,11 +232,14 @@ def _fused(
     """PyTorch's kernel over a ragged batch: dense where all lengths are equal, in order of time elsewhere."""
     if not x.layout.tokens:
         return x.with_values(x.values.new_zeros(0, layer.width)), state
+    learning = (
+        torch.is_grad_enabled()
+    )  # not layer.training: cuDNN gives gradients only where it was told that it learns
     if x.layout.even:
         rows = x.layout.pad(x.values)
         read = rows.flip(1) if layer.reverse else rows
         with _without_compaction_warning(read):
-            output, *last = kernel(read, _states(state), weights, True, 1, 0.0, layer.training, False, True)
+            output, *last = kernel(read, _states(state), weights, True, 1, 0.0, learning, False, True)
         output = output.flip(1) if layer.reverse else output
         return x.with_values(x.layout.unpad(output)), tuple(part[0] for part in last)
     time = TimeOrder.of(x.layout, layer.reverse)
@@ -245,7 +248,7 @@ def _fused(
     begun = tuple(part[: time.sizes[0]] for part in state)  # a row without tokens keeps its state
     with _without_compaction_warning(x.values):
         arranged = time.arrange(x.values)
-        output, *last = kernel(arranged, sizes, _states(begun), weights, True, 1, 0.0, layer.training, False)
+        output, *last = kernel(arranged, sizes, _states(begun), weights, True, 1, 0.0, learning, False)
     ended = [torch.cat([part[0], rest[time.sizes[0] :]]) for part, rest in zip(last, state, strict=True)]
     return x.with_values(time.restore(output)), tuple(part[time.ranks] for part in ended)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 
 def averaging_begins(losses: Sequence[float], patience: int = 5) -> bool:
@@ -50,15 +50,18 @@ class NonMonotonicAveraging:
                 group["t0"] = steps
 
     @contextmanager
-    @torch.no_grad()
     def averaged(self) -> Iterator[None]:
         """Within the block the parameters have their mean values; what they had comes back after it."""
         pairs = [(parameter, state["ax"]) for parameter, state in self.optimizer.state.items()]
-        last = [parameter.clone() for parameter, _ in pairs]
-        for parameter, mean in pairs:
-            parameter.copy_(mean)
+        last = [(parameter, parameter.detach().clone()) for parameter, _ in pairs]
+        _set(pairs)
         try:
             yield
         finally:
-            for (parameter, _), value in zip(pairs, last, strict=True):
-                parameter.copy_(value)
+            _set(last)
+
+
+@torch.no_grad()
+def _set(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for parameter, value in pairs:
+        parameter.copy_(value)
