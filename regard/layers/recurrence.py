@@ -234,7 +234,7 @@ def _fused(
         return x.with_values(x.values.new_zeros(0, layer.width)), state
     learning = (
         torch.is_grad_enabled()
-    )  # not layer.training: cuDNN gives gradients only where it was told that it learns
+    )  # not layer.training: cuDNN refuses gradients to what only answers
     if x.layout.even:
         rows = x.layout.pad(x.values)
         read = rows.flip(1) if layer.reverse else rows
