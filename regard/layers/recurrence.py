@@ -232,9 +232,7 @@ def _fused(
     """PyTorch's kernel over a ragged batch: dense where all lengths are equal, in order of time elsewhere."""
     if not x.layout.tokens:
         return x.with_values(x.values.new_zeros(0, layer.width)), state
-    learning = (
-        torch.is_grad_enabled()
-    )  # not layer.training: cuDNN refuses gradients to what only answers
+    learning = torch.is_grad_enabled()  # not layer.training: cuDNN refuses gradients to what only answers
     if x.layout.even:
         rows = x.layout.pad(x.values)
         read = rows.flip(1) if layer.reverse else rows
