@@ -24,3 +24,14 @@ def learning_rate(step: int, training: Training, width: int) -> float:
     if training.schedule == "inverse_sqrt":
         return float(peak * (warmup / step) ** 0.5)
     return peak * max(0.0, (steps - step + 1) / (steps - warmup + 1))
+
+
+def slanted_triangular(step: int, steps: int, cut_frac: float = 0.1, ratio: float = 32) -> float:
+    """Share of the peak rate at step t = 0, 1, ... of T: a steep rise, then a long fall to 1 / ratio.
+
+    Howard & Ruder 2018, equation 3: cut = floor(T cut_frac), where the peak is; p = t / cut before it and
+    1 - (t - cut) / (cut (1 / cut_frac - 1)) after it; (1 + p (ratio - 1)) / ratio.
+    """
+    cut = max(1, int(steps * cut_frac))
+    share = step / cut if step < cut else 1 - (step - cut) / (cut * (1 / cut_frac - 1))
+    return (1 + max(0.0, share) * (ratio - 1)) / ratio

@@ -3,7 +3,7 @@
 import pytest
 
 from regard.training.recipe import Training
-from regard.training.schedules import learning_rate, peak_rate
+from regard.training.schedules import learning_rate, peak_rate, slanted_triangular
 
 PAPER = Training(warmup_steps=4000)
 
@@ -45,3 +45,21 @@ def test_a_restart_begins_the_schedule_anew():
 def test_restarts_out_of_order_are_refused(restarts):
     with pytest.raises(ValueError, match="restarts rise and end before max_steps"):
         Training(max_steps=20, restarts=restarts)
+
+
+def test_slanted_triangular_is_equation_3_of_ulmfit():
+    """T = 100, cut_frac = 0.1, ratio = 32: up to step 10, then down to a 32nd (figure 2 of the paper)."""
+    rates = [slanted_triangular(step, 100) for step in range(101)]
+    assert max(range(101), key=rates.__getitem__) == 10
+    assert rates[10] == 1
+    assert rates[0] == pytest.approx(1 / 32)
+    assert rates[100] == pytest.approx(1 / 32)
+    assert rates[5] == pytest.approx((1 + 0.5 * 31) / 32)
+    assert rates[55] == pytest.approx((1 + (1 - 45 / 90) * 31) / 32)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 15, 1000])
+def test_slanted_triangular_stays_between_a_share_and_the_peak(steps):
+    rates = [slanted_triangular(step, steps, cut_frac=0.25, ratio=8) for step in range(steps + 1)]
+    assert all(1 / 8 <= rate <= 1 for rate in rates)
+    assert 1 in rates
