@@ -48,7 +48,7 @@ _SUPPORTED_OF_A_CHOICE: dict[str, tuple[Any, ...]] = {
     "summary_activation": (None,),
     "summary_proj_to_labels": (True,),
 }
-_BUFFERS = re.compile(r"(attn\.(masked_)?bias|position_ids)$")
+_BUFFERS = re.compile(r"(\.attn\.(masked_)?bias|position_ids)$")
 _HEADS = ("lm_head.", "score.", "multiple_choice_head.")
 _TURNED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 

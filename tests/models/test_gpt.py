@@ -242,7 +242,7 @@ def test_a_beam_continues_each_prompt_as_it_would_alone():
         best = [*row, *answers[0].tokens, *[2] * answers[0].finished]
         scores = model(Sequences.of_ids([best])).log_softmax(-1)
         expected = scores[range(len(row) - 1, len(best) - 1), best[len(row) :]].sum()
-        assert answers[0].log_probability == pytest.approx(float(expected), abs=1e-4)
+        assert answers[0].log_probability == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_what_is_too_long_or_empty_is_told():
