@@ -32,7 +32,6 @@ _SAME = (
     "layer_norm_epsilon", "initializer_range", "tie_word_embeddings", "bos_token_id", "eos_token_id",
 )  # fmt: skip
 _ONLY_GPT2 = ("n_inner", "scale_attn_weights", "scale_attn_by_inverse_layer_idx")
-_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu", "swish": "silu"}
 _GENERAL_NAMES = {"n_positions": "max_position_embeddings", "n_embd": "hidden_size"} | {
     "n_layer": "num_hidden_layers",
     "n_head": "num_attention_heads",
@@ -62,10 +61,9 @@ def read_config(fields: dict[str, Any]) -> GPTConfig:
     if isinstance(found.get("eos_token_id"), list):
         found["eos_token_id"] = found["eos_token_id"][0]
     defaults = {"vocab_size": 50257, "n_positions": 1024} if second else {}
-    activation = fields.get("activation_function", "gelu_new") if second else fields.get("afn", "gelu")
-    if not second and activation == "gelu":  # what that name means there
-        activation = "gelu_new"
-    found["activation_function"] = _ACTIVATIONS.get(activation, activation)
+    named = fields.get("activation_function", "gelu_new") if second else fields.get("afn", "gelu")
+    # In the first GPT's own code that name means the form with tanh.
+    found["activation_function"] = "gelu_new" if not second and named == "gelu" else activation(named)
     return validated(GPTConfig, {**defaults, **found, **_read_head(fields), "normalize_before": second})
 
 

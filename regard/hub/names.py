@@ -18,6 +18,7 @@ from regard.errors import RegardError
 from regard.models.base import Config, first_problem
 
 Names = dict[str, tuple[str, ...]]
+_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu", "swish": "silu"}
 C = TypeVar("C", bound=Config)
 
 
@@ -67,6 +68,11 @@ def validated(kind: type[C], fields: dict[str, Any]) -> C:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise RegardError(f"the configuration does not fit: {first_problem(error)}") from error
+
+
+def activation(name: str) -> str:
+    """Our name of a non-linearity; some have several."""
+    return _ACTIVATIONS.get(name, name)
 
 
 def label_names(fields: Mapping[str, Any]) -> tuple[str, ...]:
