@@ -177,6 +177,8 @@ def read_config(fields: dict[str, Any]) -> BertConfig:
     if "hidden_act" in found:
         found["hidden_act"] = activation(found["hidden_act"])
     if name == "roberta":
+        if found["pad_token_id"] is None:
+            raise RegardError("a roberta needs a pad_token_id: its positions are counted from there")
         found["first_position"] = found["pad_token_id"] + 1
     found |= _read_task(name, _task(family, fields), fields)
     if name == "roberta" and "masked_words" in found["heads"] and found.get("hidden_act", "gelu") != "gelu":
