@@ -13,6 +13,7 @@ from torch import Tensor
 from regard.errors import RegardError
 from regard.hub.names import (
     Names,
+    activation,
     from_theirs,
     label_fields,
     label_names,
