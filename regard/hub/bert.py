@@ -199,6 +199,8 @@ def write_config(config: BertConfig) -> dict[str, Any]:
         for ours in (*_SAME, *(_ONLY_ALBERT if name == "albert" else ()))
         if not (name == "distilbert" and ours in _ABSENT_IN_DISTILBERT)
     }
+    if name == "albert":  # there it must be a number
+        fields["classifier_dropout_prob"] = config.next_sentence_dropout
     fields |= {"model_type": name, "architectures": [family.classes + task]}
     if name == "distilbert":
         fields["qa_dropout"] = config.qa_dropout

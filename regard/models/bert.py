@@ -61,6 +61,7 @@ class BertConfig(Config):
     initializer_range: float = Field(0.02, gt=0)
     """Standard deviation of the weights at the start."""
     pad_token_id: int | None = Field(0, ge=0)
+    """Never seen by the model: batches are ragged. Told to programs that pad."""
     pooler: Literal["tanh", "relu"] | None = "tanh"
     """Non-linearity of the map of the first token's hidden state; None has no such map."""
     pooler_dropout: float = Field(0.0, ge=0, lt=1)
@@ -312,6 +313,8 @@ def _head(config: BertConfig, name: HeadName) -> nn.Module:
 
 def first_of_each(hidden: Sequences) -> Float[Tensor, "rows width"]:
     """The hidden state of the first token of every text."""
+    if 0 in hidden.lengths:
+        raise RegardError("a text to judge needs at least one token")
     return hidden.values[hidden.layout.offsets[:-1]]
 
 

@@ -174,10 +174,11 @@ class GPT(Model):
     def _read(self, tokens: Sequences) -> list[KeyValueCache]:
         """Keys and values of every layer, each row moved to the right end of its cache."""
         x, mask, caches = self.embed(tokens), make_mask(tokens.layout, tokens.layout, causal=True), []
-        for layer in self.decoder.layers:
+        for number, layer in enumerate(self.decoder.layers, start=1):
             entered = x.with_values(_layer(layer).self_attention_residual.enter(x.values))
             caches.append(_aligned(_layer(layer).self_attention.cache_of(entered), tokens.layout))
-            x = layer(x, mask)
+            if number < self.config.n_layer:  # nobody asks for what leaves the last layer
+                x = layer(x, mask)
         return caches
 
     def _empty(self, rows: int) -> KeyValueCache:
@@ -331,6 +332,8 @@ def fine_tuning_loss(
 
 def last_of_each(hidden: Sequences) -> Float[Tensor, "rows width"]:
     """The hidden state of the last token of every text."""
+    if 0 in hidden.lengths:
+        raise RegardError("a text to judge needs at least one token")
     return hidden.values[hidden.layout.offsets[1:] - 1]
 
 

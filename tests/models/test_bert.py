@@ -367,6 +367,8 @@ def test_what_is_not_there_is_told():
     model, tokens = built(heads=("masked_words",), type_vocab_size=0), Sequences.of_ids(TEXTS)
     with pytest.raises(RegardError, match="no head 'spans', only masked_words"):
         model.answer("spans", model.hidden(tokens))
+    with pytest.raises(RegardError, match="needs at least one token"):
+        built().pool(built().hidden(Sequences.of_ids([[3], []])))
     with pytest.raises(RegardError, match="no segments"):
         model(tokens, torch.zeros(13, dtype=torch.long))
     with pytest.raises(RegardError, match="a text of 18 tokens is too long: the model takes 17"):

@@ -255,6 +255,8 @@ def test_what_is_too_long_or_empty_is_told():
         search(model, Sequences.of_ids([[3] * 13]), Search(bos=None, eos=2, limit=13))
     [[answer]] = search(model, Sequences.of_ids([[3] * 9]), Search(bos=None, eos=99, limit=13))
     assert len(answer.tokens) == 4
+    with pytest.raises(RegardError, match="to judge needs at least one token"):
+        built(labels=("a",)).classify(Sequences.of_ids([[3], []]))
     with pytest.raises(RegardError, match="no classifying head"):
         model.classify(Sequences.of_ids([[3]]))
     with pytest.raises(ValueError, match="cannot be cut into 5 heads"):
