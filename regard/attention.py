@@ -34,10 +34,11 @@ def scaled_dot_product_steps(
     keys: Float[Tensor, "heads keys head_width"],
     values: Float[Tensor, "heads keys value_width"],
     allowed: Bool[Tensor, "queries keys"] | None = None,
+    scale: float | None = None,
 ) -> dict[str, Tensor]:
     """Equation 1, one named result a step: scores, scaled_scores, masked_scores, weights, mixed."""
     scores = queries @ keys.transpose(-2, -1)
-    scaled_scores = scores / math.sqrt(queries.shape[-1])
+    scaled_scores = scores * (queries.shape[-1] ** -0.5 if scale is None else scale)
     masked_scores = scaled_scores if allowed is None else scaled_scores.masked_fill(~allowed, -math.inf)
     weights = masked_scores.softmax(dim=-1).nan_to_num(0.0)  # a row without a key: 0 / 0
     return {
@@ -54,16 +55,21 @@ def scaled_dot_product(
     keys: Float[Tensor, "rows heads keys head_width"],
     values: Float[Tensor, "rows heads keys value_width"],
     mask: Mask | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "rows heads queries value_width"]:
-    """Equation 1, the fast way: a fused kernel, or one batched product each way where that is faster."""
+    """Equation 1, the fast way: a fused kernel, or one batched product each way where that is faster.
+
+    `scale` None is 1 / sqrt(head width); `dropout` is the probability with which a weight is dropped.
+    """
     if queries.device.type == "cpu" and queries.requires_grad and _entries(queries, keys) <= PLAIN_ATTENTION_ENTRIES:
-        scores = (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-2, -1)
+        scores = (queries * (queries.shape[-1] ** -0.5 if scale is None else scale)) @ keys.transpose(-2, -1)
         if mask is not None:
             scores += mask.bias(scores.dtype)
-        mixed = scores.softmax(dim=-1) @ values
+        mixed = F.dropout(scores.softmax(dim=-1), dropout) @ values
     else:
         bias = None if mask is None else mask.bias(queries.dtype)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, bias, dropout, scale=scale)
     if mask is not None and mask.has_empty_rows:
         mixed = mixed.masked_fill(~mask.allowed.any(dim=-1, keepdim=True), 0.0)
     return mixed
@@ -113,13 +119,14 @@ class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own projection of width K = D / H (section 3.2.2).
 
     The three projections are one matrix, `projection`: rows 0..D make queries, D..2D keys, 2D..3D values.
+    `dropout` falls on the weights while training; `scale` None is 1 / sqrt(K).
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, scale: float | None = None) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} cannot be cut into {heads} heads of equal width")
-        self.heads = heads
+        self.heads, self.dropout, self.scale = heads, dropout, scale
         self.projection = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
@@ -133,7 +140,7 @@ class MultiHeadAttention(nn.Module):
             queries = self._split(x.layout.pad(self.project_queries(x.values)))
             pairs = memory.layout.pad(self.project_memory(memory.values))
             keys, values = (self._split(part) for part in pairs.split(width, dim=-1))
-        mixed = _in_full_precision(queries, keys, values, mask)
+        mixed = _in_full_precision(queries, keys, values, mask, self.scale, self.dropout * self.training)
         output: Tensor = self.output(x.layout.unpad(mixed.transpose(1, 2).flatten(-2)))
         return output
 
@@ -142,7 +149,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "rows width"]:
         """One new token a row, looking at what the cache holds. Rows that share a cache row are queries of one call."""
         queries = self._split(self.project_queries(x).view(-1, beams, x.shape[-1]))
-        mixed = _in_full_precision(queries, cache.keys, cache.values, mask)
+        mixed = _in_full_precision(queries, cache.keys, cache.values, mask, self.scale)
         output: Tensor = self.output(mixed.transpose(1, 2).reshape(x.shape))
         return output
 
@@ -171,7 +178,7 @@ class MultiHeadAttention(nn.Module):
         queries = self._split(self.project_queries(x))
         keys, values = self._split(self.project_memory(memory), groups=2)
         found = {"queries": queries, "keys": keys, "values": values}
-        found |= scaled_dot_product_steps(queries, keys, values, allowed)
+        found |= scaled_dot_product_steps(queries, keys, values, allowed, self.scale)
         heads = found["mixed"] @ self._split(self.output.weight).transpose(-2, -1)
         return found | {"heads": heads, "output": heads.sum(dim=0) + self.output.bias}
 
@@ -228,14 +235,16 @@ class KeyValueCache:
         return KeyValueCache(self._keys.index_select(0, rows), self._values.index_select(0, rows), self.length)
 
 
-def _in_full_precision(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None) -> Tensor:
+def _in_full_precision(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None, scale: float | None, dropout: float = 0.0
+) -> Tensor:
     """On a CPU attention runs in float32 also under bf16: its backward pass is four times slower in bf16 there."""
     if queries.device.type != "cpu":
-        return scaled_dot_product(queries, keys, values, mask)
+        return scaled_dot_product(queries, keys, values, mask, scale, dropout)
     with torch.autocast("cpu", enabled=False):
         if queries.dtype == torch.bfloat16:
             queries, keys, values = queries.float(), keys.float(), values.float()
-        return scaled_dot_product(queries, keys, values, mask)
+        return scaled_dot_product(queries, keys, values, mask, scale, dropout)
 
 
 def _entries(queries: Tensor, keys: Tensor) -> int:

@@ -171,6 +171,35 @@ def test_token_by_token_with_a_cache_equals_all_at_once():
     assert torch.equal(chosen.values[2], cache.values[0])
 
 
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_scale_of_its_own_is_used_in_every_way(learning):
+    attention = MultiHeadAttention(width=6, heads=2, scale=0.3).requires_grad_(learning)
+    x = Sequences.of([torch.randn(4, 6), torch.randn(4, 6)])
+    together = attention(x, None, make_mask(x.layout, x.layout, causal=True)).view(2, 4, 6)
+    steps = attention.steps(x[1], x[1], causal_mask(4, 4))
+    assert torch.allclose(steps["scaled_scores"], 0.3 * steps["scores"])
+    assert torch.allclose(steps["output"], together[1], atol=1e-5)
+    cache = KeyValueCache.empty(2, 2, 3, x.values)
+    with torch.no_grad():
+        for position in range(4):
+            token = x.values.view(2, 4, 6)[:, position]
+            attention.remember(token, cache)
+            assert torch.allclose(attention.step(token, cache), together[:, position], atol=1e-5)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_weights_are_dropped_and_scaled_while_training_only(learning):
+    """Values of 1, a plain sum of many equal weights: what is left of it tells how many were kept."""
+    queries, ones = torch.zeros(1, 1, 50, 4, requires_grad=learning), torch.ones(1, 1, 2000, 4)
+    mixed = scaled_dot_product(queries, ones, ones, dropout=0.25).detach()
+    assert mixed.mean().item() == pytest.approx(1, abs=0.02)
+    assert mixed.std().item() == pytest.approx((0.25 / 0.75 / 2000) ** 0.5, rel=0.25)
+    attention = MultiHeadAttention(width=6, heads=2, dropout=0.5).requires_grad_(learning)
+    x = Sequences.of([torch.randn(4, 6)])
+    assert not torch.allclose(attention(x, None, None), attention(x, None, None))
+    assert torch.equal(attention.eval()(x, None, None), attention(x, None, None))
+
+
 def test_rows_that_share_a_memory_are_queries_of_one_call():
     attention = MultiHeadAttention(width=6, heads=2)
     memory = Sequences.of([torch.randn(4, 6), torch.randn(2, 6)])

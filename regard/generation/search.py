@@ -1,5 +1,7 @@
 """Greedy and beam search over any model that has `start(source)`, `step(tokens, state)` and `state.select(rows)`.
 
+A translator answers a source and begins with `bos`; a language model (`bos` None) goes on from the source's last token.
+
 Beam search with the length penalty of Wu et al. 2016 (equation 14), as in Vaswani et al. 2017, section 6.1:
 score = log P(Y) / ((5 + |Y|) / 6)^alpha, beam 4, alpha 0.6, at most 50 tokens more than the source.
 """
@@ -14,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from regard.errors import RegardError
 from regard.sequences import Sequences
 
 
@@ -45,7 +48,8 @@ class Hypothesis:
 class Search:
     """How to search: `beams` 1 is greedy."""
 
-    bos: int
+    bos: int | None
+    """The first token of every answer; None where an answer continues its source (models without an encoder)."""
     eos: int
     beams: int = 1
     length_penalty: float = 0.6
@@ -53,13 +57,23 @@ class Search:
     extra_length: int = 50
     """An answer has at most this many tokens more than its source."""
     limit: int = 1 << 30
-    """And at most this many in all."""
+    """And at most this many in all. Where it continues its source, that counts as a part of it in both."""
     forbidden: tuple[int, ...] = ()
     """Tokens that are never produced."""
 
     def longest(self, source_length: int) -> int:
-        """Most tokens of an answer to a source of this length."""
-        return min(source_length + self.extra_length, self.limit)
+        """Most tokens of an answer to a source of this length, not counting the source if it goes on from there."""
+        if self.bos is not None:
+            return min(source_length + self.extra_length, self.limit)
+        if source_length >= self.limit:
+            raise RegardError(f"a text of {source_length} tokens leaves no room to go on: {self.limit} are the limit")
+        return min(self.extra_length, self.limit - source_length)
+
+    def begin(self, source: Sequences) -> Int[Tensor, "rows"]:
+        """The token that each source's first step takes."""
+        if self.bos is not None:
+            return torch.full((len(source),), self.bos, device=source.values.device)
+        return source.values[source.layout.offsets[1:] - 1]
 
 
 @torch.inference_mode()
@@ -78,7 +92,7 @@ def length_penalty(length: int, alpha: float) -> float:
 def _greedy(model: Generator, source: Sequences, how: Search) -> list[Hypothesis]:
     rows = len(source)
     state = model.start(source)
-    tokens = torch.full((rows,), how.bos, device=source.values.device)
+    tokens = how.begin(source)
     limits = torch.tensor([how.longest(length) for length in source.lengths], device=tokens.device)
     active = torch.arange(rows, device=tokens.device)
     answers: list[list[int]] = [[] for _ in range(rows)]
@@ -112,7 +126,7 @@ def _beam_search(model: Generator, source: Sequences, how: Search) -> list[list[
     limits = [how.longest(length) for length in source.lengths]
     active = list(range(len(source)))
     state = model.start(source).select(torch.arange(len(source), device=device).repeat_interleave(beams))
-    tokens = torch.full((len(source) * beams,), how.bos, device=device)
+    tokens = how.begin(source).repeat_interleave(beams)
     # At the start all beams of a source are the same: only the first may go on.
     sums = torch.tensor([0.0] + [-torch.inf] * (beams - 1), device=device).repeat(len(source), 1)
     history = torch.empty(len(source), beams, 0, dtype=torch.long, device=device)

@@ -21,9 +21,9 @@ from regard.sequences import Sequences
 class PostNorm(nn.Module):
     """LayerNorm(x + Dropout(Sublayer(x))): the paper's residual connection."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps)
         self.dropout = Dropout(dropout)
 
     def enter(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
@@ -79,6 +79,16 @@ class EncoderLayer(nn.Module):
         attended = self.self_attention_residual.leave(x.values, self.self_attention(entered, None, mask))
         entered_ffn = self.feed_forward_residual.enter(attended)
         return x.with_values(self.feed_forward_residual.leave(attended, self.feed_forward(entered_ffn)))
+
+    def step(
+        self, x: Float[Tensor, "rows width"], cache: KeyValueCache, mask: Mask | None = None
+    ) -> Float[Tensor, "rows width"]:
+        """One new token a row, which sees itself and the past in the cache: a layer of a decoder without a source."""
+        entered = self.self_attention_residual.enter(x)
+        self.self_attention.remember(entered, cache)
+        attended = self.self_attention_residual.leave(x, self.self_attention.step(entered, cache, mask=mask))
+        entered_ffn = self.feed_forward_residual.enter(attended)
+        return self.feed_forward_residual.leave(attended, self.feed_forward(entered_ffn))
 
     def steps(
         self,

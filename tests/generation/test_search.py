@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard import Sequences, Transformer, TransformerConfig
+from regard import RegardError, Sequences, Transformer, TransformerConfig
 from regard.generation.search import Search, length_penalty, search
 
 EOS = 2
@@ -160,6 +160,25 @@ def test_greedy_takes_the_best_word_each_time(model):
             if tokens[-1] == EOS:
                 break
     assert list(answer.tokens) == [token for token in tokens[1:] if token != EOS]
+
+
+def test_a_model_without_a_source_goes_on_from_the_last_token():
+    """The table's first column is the end; its prompt ends with "a" or "b"."""
+    rows = {"a": "0 .4 .6", "ab": "1 0 0", "b": "0 .9 .1", "ba": ".7 .2 .1"}
+    for beams in (1, 2):
+        how = Search(bos=None, eos=1, beams=beams, length_penalty=0.0, extra_length=3)
+        found = search(Table(rows), Sequences.of_ids([[7, 2], [3]]), how)
+        assert [answers[0].tokens for answers in found] == [(3,), (2,)]
+        assert [math.exp(answers[0].log_probability) for answers in found] == pytest.approx([0.6, 0.63])
+
+
+def test_limits_count_the_text_that_an_answer_goes_on_from():
+    translator, language_model = Search(bos=1, eos=2, limit=7), Search(bos=None, eos=2, limit=7)
+    assert [translator.longest(length) for length in (1, 6, 7)] == [7, 7, 7]
+    assert [language_model.longest(length) for length in (1, 6)] == [6, 1]
+    assert Search(bos=None, eos=2, extra_length=3).longest(1000) == 3
+    with pytest.raises(RegardError, match="a text of 7 tokens leaves no room to go on: 7 are the limit"):
+        language_model.longest(7)
 
 
 def test_the_length_penalty_of_the_paper():

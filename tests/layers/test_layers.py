@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.attention import MultiHeadAttention, causal_mask, make_mask
+from regard.attention import KeyValueCache, MultiHeadAttention, causal_mask, make_mask
+from regard.errors import RegardError
 from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.dropout import Dropout
-from regard.layers.feed_forward import FeedForward
-from regard.layers.positions import SinusoidalPositions, sinusoids
+from regard.layers.feed_forward import ACTIVATIONS, FeedForward
+from regard.layers.positions import LearnedPositions, SinusoidalPositions, sinusoids
 from regard.sequences import Sequences
 
 
@@ -41,6 +42,30 @@ def test_a_table_that_grew_during_a_search_serves_training():
         positions.encoding(torch.tensor([9]))
     positions(x, torch.tensor([9, 0])).square().sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_learned_positions_add_a_row_each():
+    positions, x = LearnedPositions(7, 6, first=2), torch.randn(3, 6)
+    places = torch.tensor([0, 4, 1])
+    assert torch.equal(positions(x, places), x + positions.table.weight[[2, 6, 3]])
+    assert torch.equal(positions.steps(x, places)["output"], positions(x, places))
+    assert positions.encoding(torch.tensor([], dtype=torch.long)).shape == (0, 6)
+    with pytest.raises(RegardError, match="a text of 6 tokens is too long: the model takes 5"):
+        positions(x, torch.tensor([0, 5, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("relu", lambda x: max(x, 0.0)),
+        ("gelu", lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
+        ("gelu_new", lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2),
+        ("silu", lambda x: x / (1 + math.exp(-x))),
+    ],
+)
+def test_activations_are_their_formulas(name, formula):
+    for x in (-3.0, -0.5, 0.0, 1.0, 4.0):
+        assert ACTIVATIONS[name](torch.tensor(x, dtype=torch.float64)).item() == pytest.approx(formula(x), abs=1e-9)
 
 
 def test_feed_forward_is_the_formula():
@@ -112,3 +137,17 @@ def test_a_layer_equals_its_steps(lengths, residual):
         assert torch.allclose(steps["output"], decoded[row], atol=1e-5)
         last = slice(length - 1, length)
         assert torch.allclose(decoder.steps(x[row], last, past, memory[row])["output"], decoded[row][last], atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [PostNorm, PreNorm])
+def test_a_layer_token_by_token_equals_all_at_once(residual):
+    layer = layer_of(EncoderLayer, residual)
+    x = Sequences.of([torch.randn(5, 6), torch.randn(5, 6)])
+    together = layer(x, make_mask(x.layout, x.layout, causal=True)).pad()
+    cache = KeyValueCache.empty(2, 2, 3, x.values)
+    for position in range(5):
+        assert torch.allclose(layer.step(x.pad()[:, position], cache), together[:, position], atol=1e-5)
+
+
+def test_the_epsilon_of_a_norm_is_handed_in():
+    assert [kind(6, 0.0, 0.25).norm.eps for kind in (PostNorm, PreNorm)] == [0.25, 0.25]
