@@ -104,4 +104,5 @@ def compare(
 
 def _residuals(trace: Trace, depth: int, row: int) -> list[Tensor]:
     """The residual stream of one text as it enters each encoder layer, and the memory at the end."""
-    return [*(trace.entering(f"encoder.layers.{layer}", row) for layer in range(depth)), trace.memory[row]]
+    last = trace.memory or trace.hidden
+    return [*(trace.entering(f"encoder.layers.{layer}", row) for layer in range(depth)), last[row]]

@@ -1,45 +1,85 @@
 """A lazy trace: one fast run that keeps what enters each layer, and recomputes everything else when asked.
 
-Tracing adds no module and changes no path: hooks note the residual stream, (tokens, width) a layer. Any intermediate
-value is found from there by the same modules' `steps`, for one query or for all, and has its place as its name:
+Tracing adds no module and changes no path: hooks note the residual stream, (tokens, width) a layer, and the state that
+a recurrent layer begins with. Any intermediate value is found from there by the same modules' `steps`, for one query or
+for all, and has its place as its name:
 
     >>> trace["encoder.layers.0.self_attention.weights"]   # (heads, queries, keys)
+
+In every system a stack that sees both sides is called `encoder`, one that only sees what came before `decoder`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.attention import causal_mask
 from regard.errors import RegardError, unknown
+from regard.explain.heads import head_places, head_steps
 from regard.layers.blocks import DecoderLayer, EncoderLayer
-from regard.models.transformer import Transformer
+from regard.layers.recurrence import GRU, LSTM, Bidirectional
+from regard.models.base import Model
+from regard.models.rnnsearch import AttentiveLayer
 from regard.sequences import Sequences
 
 EVERY = slice(None)
+_LAYER = re.compile(r"(encoder|decoder)\.layers\.\d+")
 
 
 class Trace:
-    """What one run of a Transformer left, and everything that follows from it."""
+    """What one run of a model left, and everything that follows from it.
 
-    def __init__(self, model: Transformer, source: Sequences, target: Sequences) -> None:
-        self.model, self.source, self.target = model, source, target
+    A translator runs over `source` and `target`, every other model over `source` alone (with `segments`, if it knows
+    them). `hidden` is what the last layer gave; `memory`, of translators, what the encoder did.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        source: Sequences,
+        target: Sequences | None = None,
+        segments: Int[Tensor, "tokens"] | None = None,
+    ) -> None:
+        self.source, self.target, self.segments = source, target, segments
+        self.model: Any = model  # its parts differ from system to system
         self._entering: dict[str, Sequences] = {}
-        self.memory = source  # replaced by the run
-        self.hidden = target
+        self._leaving: dict[str, Sequences] = {}
+        self._states: dict[str, Any] = {}
+        self.memory: Sequences | None = None
         with torch.no_grad(), _evaluating(model), self._noting():
-            self.memory = model.encode(source)
-            self.hidden = model.decode(target, self.memory)
+            self.hidden = self._run()
+
+    def _run(self) -> Sequences:
+        hidden: Sequences
+        if self.target is None:
+            more = () if self.segments is None else (self.segments,)
+            hidden = self.model.hidden(self.source, *more)
+        else:
+            memory = self.model.encode(self.source)
+            self.memory = memory if isinstance(memory, Sequences) else memory.hidden
+            hidden = self.model.decode(self.target, memory)
+        return hidden
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that were run, from the first up."""
+        return list(self._entering)
 
     @property
     def places(self) -> list[str]:
         """The parts that `steps` can compute, from the embeddings up."""
-        return ["encoder.embedding", *_layers(self.model.encoder), "decoder.embedding", *_layers(self.model.decoder)]
+        if self.target is None:
+            return ["embedding", *self.layers, *head_places(self.model)]
+        encoder = [place for place in self.layers if place.startswith("encoder.")]
+        decoder = [place for place in self.layers if place.startswith("decoder.")]
+        return ["encoder.embedding", *encoder, "decoder.embedding", *decoder]
 
     @property
     def names(self) -> list[str]:
@@ -57,69 +97,84 @@ class Trace:
 
     def entering(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
         """The residual stream of one text as it enters a layer."""
-        if place not in self._entering:
-            raise unknown("layer", place, self._entering)
-        return self._entering[place][row]
+        return self._noted(self._entering, place)[row]
 
     def leaving(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
-        """What the fast run had after this layer: what the next one got, or what the stack gave in the end."""
-        side, _, number = place.rpartition(".layers.")
-        following = f"{side}.layers.{int(number) + 1}"
-        if following in self._entering:
-            return self._entering[following][row]
-        stack, last = (self.model.encoder, self.memory) if side == "encoder" else (self.model.decoder, self.hidden)
-        if not isinstance(stack.norm, nn.Identity):
-            raise RegardError(f"{place} is followed by a last norm: compare its steps through that norm")
-        return last[row]
+        """What the fast run had after this layer."""
+        return self._noted(self._leaving, place)[row]
 
     @torch.no_grad()
     def steps(self, place: str, queries: slice = EVERY, row: int = 0) -> dict[str, Tensor]:
         """All intermediate values of one part for the chosen queries of one text, by name, in order."""
-        side, _, part = place.partition(".")
-        tokens = self.source if side == "encoder" else self.target
-        if part == "embedding":
-            ids = tokens[row][queries]
-            positions = torch.arange(len(tokens[row]), device=ids.device)[queries]
-            looked_up = self.model.lookup(ids)
-            return {"lookup": looked_up, **self.model.positions.steps(looked_up, positions)}
+        if place.endswith("embedding"):
+            return self._embedding(place, queries, row)
+        if place in head_places(self.model):
+            return head_steps(self.model, place, self.hidden[row], queries)
         x = self.entering(place, row)
         layer = self.model.get_submodule(place)
-        if isinstance(layer, EncoderLayer):
+        if isinstance(layer, LSTM | GRU):
+            return layer.steps(x, queries, _row_of(self._states.get(place), row, x.device))
+        if isinstance(layer, Bidirectional):
             return layer.steps(x, queries)
-        assert isinstance(layer, DecoderLayer)
-        return layer.steps(x, queries, causal_mask(len(x), len(x), x.device), self.memory[row])
+        if isinstance(layer, AttentiveLayer):
+            return layer.steps(x, queries, self._memory(row))
+        seen = causal_mask(len(x), len(x), x.device) if place.startswith("decoder.") else None
+        if isinstance(layer, DecoderLayer):
+            return layer.steps(x, queries, seen, self._memory(row))
+        assert isinstance(layer, EncoderLayer)
+        return layer.steps(x, queries, seen)
 
     @torch.no_grad()
     def proof(self, place: str, queries: slice = EVERY, row: int = 0) -> float:
         """Largest difference between a layer's steps and what the fast run had after it."""
         output = self.steps(place, queries, row)["output"]
-        side, _, number = place.rpartition(".layers.")
-        stack = self.model.encoder if side == "encoder" else self.model.decoder
-        last = int(number) == len(stack.layers) - 1
-        if last and not isinstance(stack.norm, nn.Identity):
-            fast = (self.memory if side == "encoder" else self.hidden)[row]
-            output = stack.norm(output)
-        else:
-            fast = self.leaving(place, row)
-        return float((output - fast[queries]).abs().max())
+        return float((output - self.leaving(place, row)[queries]).abs().max())
+
+    def _embedding(self, place: str, queries: slice, row: int) -> dict[str, Tensor]:
+        """Where the residual stream begins."""
+        of_target = place.startswith("decoder.")
+        tokens = self.target if of_target and self.target is not None else self.source
+        ids = tokens[row][queries]
+        positions = torch.arange(len(tokens[row]), device=ids.device)[queries]
+        if hasattr(self.model, "embeddings"):
+            segments = None if self.segments is None else tokens.with_values(self.segments)[row][queries]
+            found: dict[str, Tensor] = self.model.embeddings.steps(ids, positions, segments)
+            return found
+        if hasattr(self.model.encoder if hasattr(self.model, "encoder") else None, "embedding"):  # ULMFiT
+            return {"output": self.model.encoder.embedding(ids)}
+        lookup = self.model.lookup_target if of_target and hasattr(self.model, "lookup_target") else self.model.lookup
+        looked_up = lookup(ids)
+        if not hasattr(self.model, "positions"):
+            return {"output": looked_up}
+        return {"lookup": looked_up, **self.model.positions.steps(looked_up, positions)}
+
+    def _memory(self, row: int) -> Tensor:
+        assert self.memory is not None
+        return self.memory[row]
+
+    def _noted(self, kept: dict[str, Sequences], place: str) -> Sequences:
+        if place not in kept:
+            raise unknown("layer", place, kept)
+        return kept[place]
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Note what enters each layer while the block runs."""
+        """Note what enters and leaves each layer while the block runs: what leaves one is what enters the next."""
 
-        def note(place: str) -> object:
-            return lambda _, inputs: self._entering.__setitem__(place, inputs[0])
+        def hook(place: str) -> Any:
+            def note(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+                self._entering[place] = inputs[0]
+                self._leaving[place] = output if isinstance(output, Sequences) else output[0]
+                if not isinstance(output, Sequences) and len(inputs) > 1:
+                    self._states[place] = inputs[1]
 
-        handles = [
-            self.model.get_submodule(place).register_forward_pre_hook(note(place))  # type: ignore[arg-type]
-            for stack in (self.model.encoder, self.model.decoder)
-            for place in _layers(stack)
-        ]
-        try:
+            return note
+
+        with ExitStack() as stack:
+            for place, layer in self.model.named_modules(remove_duplicate=False):
+                if _LAYER.fullmatch(place):
+                    stack.callback(layer.register_forward_hook(hook(place)).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def check_range(kind: str, number: int, count: int) -> None:
@@ -128,9 +183,11 @@ def check_range(kind: str, number: int, count: int) -> None:
         raise RegardError(f"there is no {kind} {number}: this model has {kind}s 0 to {count - 1}")
 
 
-def _layers(stack: nn.Module) -> list[str]:
-    side = type(stack).__name__.lower()
-    return [f"{side}.layers.{number}" for number in range(len(stack.layers))]  # type: ignore[arg-type]
+def _row_of(state: Any, row: int, device: torch.device) -> Any:
+    """The state of one row of a recurrent layer; None where it began from zeros."""
+    if state is None:
+        return None
+    return state[row : row + 1] if isinstance(state, Tensor) else state.select(torch.tensor([row], device=device))
 
 
 @contextmanager

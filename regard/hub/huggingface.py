@@ -23,6 +23,7 @@ from regard.files import written_aside
 from regard.hub.tokenizers import read_tokenizer
 from regard.modalities.subwords import Subwords
 from regard.models.base import CONFIG, WEIGHTS, Config, Model, check_weights, read_json
+from regard.models.catalog import MODELS
 
 FAMILIES = {
     "albert": "bert",
@@ -60,8 +61,8 @@ class Family(Protocol):
 
 
 def is_huggingface(fields: dict[str, Any]) -> bool:
-    """Whether a `config.json` was written by transformers; ours say neither of these."""
-    return "architectures" in fields or "transformers_version" in fields
+    """Whether a `config.json` was written by transformers: of the names we share, ours always say which heads."""
+    return "architectures" in fields or "transformers_version" in fields or fields.get("model_type") not in MODELS
 
 
 def find_on_hub(name: str) -> Path:

@@ -5,11 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard.errors import unknown
+from regard.models.albert import Albert
 from regard.models.base import CONFIG, Model, read_json
+from regard.models.bert import Bert
+from regard.models.gpt import GPT
+from regard.models.rnnsearch import RNNSearch
+from regard.models.seq2seq import Seq2Seq
 from regard.models.transformer import Transformer
+from regard.models.ulmfit import AwdLstm, Ulmfit
 
 MODELS: dict[str, type[Model]] = {
+    "seq2seq": Seq2Seq,
+    "rnnsearch": RNNSearch,
     "transformer": Transformer,
+    "awd_lstm": AwdLstm,
+    "ulmfit": Ulmfit,
+    "gpt": GPT,
+    "bert": Bert,
+    "albert": Albert,
 }
 
 

@@ -156,6 +156,11 @@ class AwdLstm(Model):
         reading = self.read(tokens, state)
         return self.logits(reading.dropped.values), reading.state
 
+    def hidden(self, tokens: Sequences) -> Sequences:
+        """Hidden states of the last layer, (tokens, width)."""
+        hidden: Sequences = self.encoder(tokens)[0]
+        return hidden
+
     def read(self, tokens: Sequences, state: AwdLstmState | None = None) -> Reading:
         """Token ids to hidden states: what `activation_regularisation` wants to see too."""
         hidden, ended = self.encoder(tokens, state)
@@ -260,6 +265,11 @@ class Ulmfit(Model):
         for block in self.head:
             x = block(x)
         return x
+
+    def hidden(self, tokens: Sequences) -> Sequences:
+        """Hidden states of the last layer in the order of reading, (tokens, width)."""
+        hidden: Sequences = self.encoder(reverse(tokens) if self.config.backward else tokens)[0]
+        return hidden
 
     def read(self, tokens: Sequences) -> Sequences:
         """The hidden states that are pooled: those of the chunks within max_length tokens from each text's end.
