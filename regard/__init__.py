@@ -15,11 +15,11 @@ __all__ = ["RegardError", "Sequences", "TextToText", "Trace", "Transformer", "Tr
 # Where the public names live. They are imported when they are first used, so that `import regard` does not load torch.
 _HOMES = {
     "Sequences": "regard.sequences",
-    "TextToText": "regard.text_to_text",
+    "TextToText": "regard.pipelines.text_to_text",
     "Trace": "regard.explain.trace",
     "Transformer": "regard.models.transformer",
     "TransformerConfig": "regard.models.transformer",
-    "load": "regard.text_to_text",
+    "load": "regard.pipelines",
 }
 
 

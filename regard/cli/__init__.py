@@ -9,6 +9,7 @@ import typer
 
 from regard.cli.evaluate import evaluate
 from regard.cli.explain import explain
+from regard.cli.export import export
 from regard.cli.run import run
 from regard.cli.train import train
 from regard.errors import RegardError
@@ -26,6 +27,7 @@ app.command()(explain)
 app.command()(run)
 app.command()(evaluate)
 app.command()(train)
+app.command()(export)
 
 
 @app.callback(invoke_without_command=True)

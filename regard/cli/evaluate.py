@@ -34,10 +34,10 @@ def evaluate(
     from regard.data.sources import read_cmudict, read_pairs
     from regard.errors import RegardError, unknown
     from regard.files import written_aside
-    from regard.text_to_text import load
+    from regard.pipelines import load_text_to_text
     from regard.training.scoring import METRICS, score_answers
 
-    loaded = load(model)
+    loaded = load_text_to_text(model)
     metric = metric or ("wer" if data == "cmudict" else "bleu")
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)

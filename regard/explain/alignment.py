@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from regard.errors import RegardError
 from regard.explain.trace import Trace, check_range
 from regard.explain.words import Word, join_keys, join_rows, words_of
 from regard.modalities.text import Piece
@@ -72,13 +73,19 @@ def align(
     al. 2019, section 3), or the only one; `head`: by default the mean; `by_chunk`: words are what stands between
     blanks, as alignment files count them.
     """
-    depth = len(trace.model.decoder.layers)
-    layer = max(0, depth - 2) if layer is None else layer
-    check_range("layer", layer, depth)
-    if head is not None:
-        check_range("head", head, trace.model.config.attention_heads)
-    weights = trace.steps(f"decoder.layers.{layer}", row=row)["cross_attention.weights"]
-    chosen = weights.mean(dim=0) if head is None else weights[head]
+    places = [place for place in trace.layers if place.startswith("decoder.")]
+    layer = max(0, len(places) - 2) if layer is None else layer
+    check_range("layer", layer, len(places))
+    found = trace.steps(places[layer], row=row)
+    if "attention.weights" in found:  # Bahdanau's: one head
+        chosen = found["attention.weights"]
+    elif "cross_attention.weights" in found:
+        weights = found["cross_attention.weights"]
+        if head is not None:
+            check_range("head", head, len(weights))
+        chosen = weights.mean(dim=0) if head is None else weights[head]
+    else:
+        raise RegardError("this model has no attention to align by: its encoder leaves one state for the whole text")
     source_words, target_words = words_of(source, by_chunk), words_of(target, by_chunk)
     joined = join_rows(join_keys(chosen, source_words), target_words)
     return Alignment(source_words, target_words, joined, layer, head)

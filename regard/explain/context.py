@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regard.explain.trace import Trace, check_range
+from regard.explain.walkthrough import walked_layers
 from regard.explain.words import find_word, join_keys, join_rows, shared_word, words_of
+from regard.layers.blocks import PreNorm
 from regard.modalities.text import Piece
 
 
@@ -77,16 +79,17 @@ def compare(
     head: int | None = None,
 ) -> Context:
     """Compare the embedding of a word that all texts of the trace have (by default the first such word)."""
-    depth = len(trace.model.encoder.layers)
-    check_range("layer", layer, depth)
+    places = walked_layers(trace)
+    check_range("layer", layer, len(places))
+    part: Any = trace.model.get_submodule(places[layer])
     if head is not None:
-        check_range("head", head, trace.model.config.attention_heads)
+        check_range("head", head, part.self_attention.heads)
     words = [words_of(text) for text in pieces]
     name = shared_word(words, word)
     found = [find_word(text, name) for text in words]
     vectors = torch.stack(
         [
-            torch.stack([join_rows(hidden, text)[place] for hidden in _residuals(trace, depth, row)])
+            torch.stack([join_rows(hidden, text)[place] for hidden in _residuals(trace, places, row)])
             for row, (text, place) in enumerate(zip(words, found, strict=True))
         ],
         dim=1,
@@ -94,15 +97,15 @@ def compare(
     cosines = F.cosine_similarity(vectors[:, :, None], vectors[:, None], dim=-1)
     mixtures = []
     for row, (text, place) in enumerate(zip(words, found, strict=True)):
-        weights = trace.steps(f"encoder.layers.{layer}", row=row)["self_attention.weights"]
+        weights = trace.steps(places[layer], row=row)["self_attention.weights"]
         chosen = weights.mean(dim=0) if head is None else weights[head]
         joined = join_rows(join_keys(chosen, text), text)[place]
         mixtures.append(Mixture(text[place].text, [one.text for one in text], joined.tolist()))
-    norm_last = trace.model.config.normalize_before
+    norm_last = isinstance(part.self_attention_residual, PreNorm)
     return Context(name, list(texts), mixtures, layer, head, cosines, norm_last, torch.cdist(vectors, vectors))
 
 
-def _residuals(trace: Trace, depth: int, row: int) -> list[Tensor]:
-    """The residual stream of one text as it enters each encoder layer, and the memory at the end."""
-    last = trace.memory or trace.hidden
-    return [*(trace.entering(f"encoder.layers.{layer}", row) for layer in range(depth)), last[row]]
+def _residuals(trace: Trace, places: list[str], row: int) -> list[Tensor]:
+    """The residual stream of one text as it enters each layer, and what the stack gave in the end."""
+    last = trace.hidden if trace.memory is None else trace.memory
+    return [*(trace.entering(place, row) for place in places), last[row]]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from regard.explain.trace import Trace, check_range
 from regard.explain.words import Word, find_word, join_keys, join_scores, words_of
+from regard.layers.blocks import EncoderLayer, PreNorm
+from regard.layers.positions import LearnedPositions, SinusoidalPositions
 from regard.modalities.text import Piece
 
 
@@ -35,7 +37,9 @@ class Walkthrough:
     steps: dict[str, Tensor]
     """Every intermediate value of this query, by name; keys are tokens here."""
     embedding: dict[str, Tensor]
-    """`lookup`, `encoding` (position) and `output`, their sum: (1, width)."""
+    """What the residual stream begins with, by name; `output` is the whole: (1, width)."""
+    positions: Literal["sinusoids", "learned", "none"]
+    """What is added to the embedding to tell the place in the text."""
     scores: Tensor
     """q.k of each piece: (heads, tokens)."""
     scaled_scores: Tensor
@@ -58,6 +62,25 @@ class Walkthrough:
     @property
     def head_width(self) -> int:
         return int(self.steps["self_attention.queries"].shape[-1])
+
+    @property
+    def embedding_rows(self) -> list[tuple[str, str]]:
+        """What to call each part of the embedding, and its name."""
+        labels = {"lookup": "embedding", "words": "embedding", "encoding": "position", "positions": "position"}
+        labels |= {"segments": "segment", "added": "sum", "output": "norm" if "added" in self.embedding else "sum"}
+        rows = [(labels.get(name, name), name) for name in self.embedding]
+        return rows if len(rows) > 1 else [("embedding", name) for _, name in rows]
+
+    @property
+    def embedding_formula(self) -> tuple[str, str]:
+        """What stands before and after the word in the formula of the embedding."""
+        width = int(self.embedding["output"].shape[-1])
+        place = {"sinusoids": f"·√{width} + PE({self.piece})", "learned": f" + P[{self.piece}]", "none": ""}[
+            self.positions
+        ]
+        segment = " + S[segment]" if "segments" in self.embedding else ""
+        normed = "added" in self.embedding
+        return ("x = LayerNorm(E[" if normed else "x = E["), "]" + place + segment + (")" if normed else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers."""
@@ -86,17 +109,18 @@ def walk(
     head: int | None = None,
     row: int = 0,
 ) -> Walkthrough:
-    """Follow one word of the source through one encoder layer.
+    """Follow one word of the source through one layer: of the encoder, or of the only stack there is.
 
     `query`: the word, by default the first; `head`: by default the one that looks most sharply at one other word.
     Raises RegardError for a layer, head or word that is not there, with those that are.
     """
-    depth, heads = len(trace.model.encoder.layers), trace.model.config.attention_heads
-    check_range("layer", layer, depth)
+    places = walked_layers(trace)
+    check_range("layer", layer, len(places))
     words = words_of(pieces)
     asking = find_word(words, query) if query is not None else 0
     piece = words[asking].places[0]
-    place = f"encoder.layers.{layer}"
+    place = places[layer]
+    part: Any = trace.model.get_submodule(place)
     chosen = slice(piece, piece + 1)
     steps = trace.steps(place, chosen, row)
     scaled_scores = join_scores(steps["self_attention.scaled_scores"][:, 0], words)
@@ -107,7 +131,7 @@ def walk(
             if number == asking or word.number is None:
                 others[:, number] = 0
         head = int(others.max(dim=-1).values.argmax())
-    check_range("head", head, heads)
+    check_range("head", head, len(weights))
     return Walkthrough(
         place=place,
         words=words,
@@ -115,12 +139,23 @@ def walk(
         piece=piece,
         head=head,
         steps=steps,
-        embedding=trace.steps("encoder.embedding", chosen, row),
+        embedding=trace.steps(trace.places[0], chosen, row),
+        positions=_positions(trace.model),
         scores=steps["self_attention.scores"][:, 0],
         scaled_scores=scaled_scores,
         weights=weights,
-        norm_first=trace.model.config.normalize_before,
-        activation=trace.model.config.activation_function,
+        norm_first=isinstance(part.self_attention_residual, PreNorm),
+        activation=part.feed_forward.activation,
         entering=trace.entering(place, row)[piece],
         difference=trace.proof(place, chosen, row),
     )
+
+
+def _positions(model: Any) -> Literal["sinusoids", "learned", "none"]:
+    kinds = {type(part) for part in model.modules()}
+    return "sinusoids" if SinusoidalPositions in kinds else "learned" if LearnedPositions in kinds else "none"
+
+
+def walked_layers(trace: Trace) -> list[str]:
+    """The layers of self-attention that read the source; none in a recurrent model."""
+    return [place for place in trace.layers if isinstance(trace.model.get_submodule(place), EncoderLayer)]

@@ -39,6 +39,9 @@ FAMILIES = {
 }
 """Hugging Face's model_type, and the module of `regard.hub` that reads and writes it."""
 
+_WRITERS = {"albert": "bert", "bert": "bert", "gpt": "gpt"}
+"""Our model_type, and the module that writes it."""
+
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OTHERS = ("*.h5", "*.msgpack", "*.onnx")
@@ -158,8 +161,8 @@ def _no_weights(folder: Path) -> RegardError:
 
 
 def _family_that_writes(model: Model) -> Family:
-    for name in dict.fromkeys(FAMILIES.values()):
-        family: Any = import_module(f"regard.hub.{name}")
-        if type(model) in family.MODEL_TYPES.values():
-            return family  # type: ignore[no-any-return]
-    raise RegardError(f"transformers has no model like this one ({model.config.model_type}): it cannot be exported")
+    name = _WRITERS.get(model.config.model_type)
+    if name is None:
+        raise RegardError(f"transformers has no model like this one ({model.config.model_type}): it cannot be exported")
+    family: Any = import_module(f"regard.hub.{name}")
+    return family  # type: ignore[no-any-return]

@@ -77,7 +77,8 @@ class UlmfitConfig(AwdLstmSizes):
     """A classifier. The five dropouts are the paper's (section 4.1), and fastai's; the output's is in the head."""
 
     model_type: Literal["ulmfit"] = "ulmfit"
-    num_labels: int = Field(2, gt=0)
+    labels: tuple[str, ...] = ("0", "1")
+    """Names of the classes."""
     embedding_dropout: float = 0.05
     input_dropout: float = 0.4
     weight_dropout: float = 0.5
@@ -255,7 +256,7 @@ class Ulmfit(Model):
         self.head = nn.ModuleList(
             [
                 Block(3 * config.embedding_size, config.classifier_size, config.dropout("output_dropout"), relu=True),
-                Block(config.classifier_size, config.num_labels, config.classifier_dropout, relu=False),
+                Block(config.classifier_size, len(config.labels), config.classifier_dropout, relu=False),
             ]
         )
 

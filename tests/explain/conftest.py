@@ -5,7 +5,7 @@ import torch
 
 from regard.modalities.text import train_bpe
 from regard.models.transformer import Transformer, TransformerConfig
-from regard.text_to_text import TextToText
+from regard.pipelines.text_to_text import TextToText
 
 TEXTS = ["Python executes quickly", "Python crawls quickly", "the snake crawls", "le serpent rampe vite"] * 4
 

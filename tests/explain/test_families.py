@@ -24,7 +24,7 @@ MODELS = {
         RNNSearchConfig(vocab_size=23, embedding_size=6, hidden_size=10, attention_size=7, maxout_size=5)
     ),
     "awd_lstm": lambda: AwdLstm(AwdLstmConfig(**AWD)),
-    "ulmfit": lambda: Ulmfit(UlmfitConfig(**AWD, num_labels=3)),
+    "ulmfit": lambda: Ulmfit(UlmfitConfig(**AWD, labels=("a", "b", "c"))),
     "gpt1": lambda: GPT(GPTConfig(vocab_size=23, n_positions=16, n_embd=12, n_layer=2, n_head=3, labels=("a", "b"))),
     "gpt2": lambda: GPT(
         GPTConfig(vocab_size=23, n_positions=16, n_embd=12, n_layer=2, n_head=3, normalize_before=True)

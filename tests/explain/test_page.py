@@ -12,7 +12,8 @@ import torch
 from regard.explain.render.page import page
 from regard.modalities.text import train_bpe
 from regard.models.transformer import Transformer, TransformerConfig
-from regard.text_to_text import Explanation, TextToText
+from regard.pipelines.explanation import Explanation
+from regard.pipelines.text_to_text import TextToText
 
 HOSTILE = '<script>alert(1)</script> & "x" python'
 VOID = {"meta", "input", "br", "link", "img", "hr"}

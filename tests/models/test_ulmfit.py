@@ -27,7 +27,7 @@ from regard.models.ulmfit import (
 from regard.sequences import Sequences
 
 SIZES = {"vocab_size": 29, "embedding_size": 7, "hidden_size": 11}
-CLASSIFIER = {"num_labels": 3, "classifier_size": 5, "chunk_length": 4, "max_length": 8}
+CLASSIFIER = {"labels": ("a", "b", "c"), "classifier_size": 5, "chunk_length": 4, "max_length": 8}
 NO_DROPOUT = {"dropout_multiplier": 0.0, "classifier_dropout": 0.0}
 TEXTS = [[5, 6, 7, 8, 2, 13, 14], [9, 2], [11, 12, 13, 2, 3, 4], [21]]
 LONG = [*range(2, 29), 5]

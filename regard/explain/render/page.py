@@ -36,7 +36,7 @@ def page(
     parts = [sections(Slots(data, walkthrough.head), walkthrough, texts[0])]
     if context is not None:
         parts.append(_context(context, walkthrough.norm_first))
-    parts += [_alignment(one, text, number) for number, (one, text) in enumerate(zip(alignments, texts, strict=True))]
+    parts += [_alignment(one, text, number) for number, (one, text) in enumerate(zip(alignments, texts, strict=False))]
     style, script = _file("page.css"), _file("page.js")
     # The page may load nothing and run its own script only, whatever a text contains.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

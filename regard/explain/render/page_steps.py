@@ -65,7 +65,14 @@ between the two results: <b>{walk.difference:.1e}</b>.</p></section>"""
 def _embedding(slots: Slots, walk: Walkthrough) -> str:
     name, width = escape(walk.words[walk.query].pieces[0]), len(slots.at("entering"))
     layer = int(walk.place.rpartition(".")[2])
-    rows = [("embedding", "embedding/lookup"), ("position", "embedding/encoding"), ("sum", "embedding/output")]
+    rows = [(label, f"embedding/{key}") for label, key in walk.embedding_rows]
+    before, after = walk.embedding_formula
+    told = {
+        "sinusoids": "a pattern of sines and cosines that says where in the text it stands: PE(pos, 2i) = sin(pos / "
+        "10000<sup>2i/D</sup>), PE(pos, 2i+1) = cos(pos / 10000<sup>2i/D</sup>).",
+        "learned": "a learned vector for its place in the text.",
+        "none": "nothing else: places come in with the attention.",
+    }
     figures = [slots.strips(rows)]
     if layer:
         figures.append(f"<p>The layers below ({layer} of them) have worked on it since. What enters this layer:</p>")
@@ -76,11 +83,9 @@ def _embedding(slots: Slots, walk: Walkthrough) -> str:
     return step(
         1,
         "Embedding plus position",
-        f"x = E[{name}]·√{width} + PE({walk.piece})",
+        f"{before}{name}{after}",
         _first_values(slots, [path for _, path in rows]),
-        f"The row of the embedding matrix for this token, {width} numbers, and a pattern of sines and cosines that "
-        "says where in the text it stands: PE(pos, 2i) = sin(pos / 10000<sup>2i/D</sup>), "
-        "PE(pos, 2i+1) = cos(pos / 10000<sup>2i/D</sup>).",
+        f"The row of the embedding matrix for this token, {width} numbers, and {told[walk.positions]}",
         *figures,
     )
 

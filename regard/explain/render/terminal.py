@@ -13,6 +13,7 @@ from torch import Tensor
 
 from regard.explain.alignment import Alignment
 from regard.explain.context import Context
+from regard.explain.recurrence import Reading
 from regard.explain.walkthrough import Walkthrough
 
 _BAR = 24
@@ -24,15 +25,16 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 def explanation(
     texts: Sequence[str],
     answers: Sequence[str],
-    walkthrough: Walkthrough,
+    walkthrough: Walkthrough | Reading,
     context: Context | None,
     alignments: Sequence[Alignment],
 ) -> Group:
     """Everything `regard explain` prints, top to bottom."""
-    parts: list[RenderableType] = [_answers(texts, answers), *_walkthrough(walkthrough, texts[0])]
+    parts: list[RenderableType] = [_answers(texts, answers)] if any(answers) else []
+    parts += _reading(walkthrough) if isinstance(walkthrough, Reading) else _walkthrough(walkthrough, texts[0])
     if context is not None:
         parts += _context(context)
-    for text, one in zip(texts, alignments, strict=True):
+    for text, one in zip(texts, alignments, strict=False):
         parts += _alignment(one, text)
     return Group(*parts)
 
@@ -60,7 +62,7 @@ def _answers(texts: Sequence[str], answers: Sequence[str]) -> RenderableType:
 
 def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
     steps, head, name = walk.steps, walk.head, walk.words[walk.query].text
-    width, head_width = walk.embedding["output"].shape[-1], walk.head_width
+    head_width = walk.head_width
     side, _, layer = walk.place.split(".")
     head_line = f'The complete process for one query: "{name}" in "{text}", {side} layer {layer}'
     counted = f"(layers and heads count from 0; head {head} in detail; each line of numbers shows its first {_SHOWN})"
@@ -73,14 +75,9 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
     if len(walk.words[walk.query].pieces) > 1:
         parts.append(Text(f'(the query is the first piece, "{walk.words[walk.query].pieces[0]}")', style="dim"))
 
-    parts += _step(1, "Embedding plus position", f"x = E[{name}]·√{width} + PE({walk.piece})")
-    parts.append(
-        _vectors(
-            ("embedding", walk.embedding["lookup"][0]),
-            ("position", walk.embedding["encoding"][0]),
-            ("sum", walk.embedding["output"][0]),
-        )
-    )
+    before, after = walk.embedding_formula
+    parts += _step(1, "Embedding plus position", f"{before}{name}{after}")
+    parts.append(_vectors(*((label, walk.embedding[key][0]) for label, key in walk.embedding_rows)))
     if layer != "0":
         parts.append(_vectors((f"x, entering layer {layer}", walk.entering)))
     read = "LayerNorm(x)" if walk.norm_first else "x"
@@ -116,8 +113,30 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
         )
     )
     parts += _add_and_norm(9, walk, "FFN(x)", "feed_forward_residual")
-    proof = f"This walk against the model's own fast run: largest difference {walk.difference:.1e}"
-    return [*parts, Text(), Text(proof, style="bold green" if walk.difference < 1e-4 else "bold red")]
+    return [*parts, Text(), _proof(walk.difference)]
+
+
+def _reading(reading: Reading) -> list[RenderableType]:
+    """A recurrent layer: how far each gate stands open at each word, then every value at one of them."""
+    name = reading.words[reading.query].text
+    parts: list[RenderableType] = [
+        Text(),
+        Text(f"How {reading.place} reads the text, word by word", style="bold underline"),
+        Text("(mean of each gate over its units: 0 shut, 1 open)", style="dim"),
+    ]
+    table = _table("word", *(column for gate in reading.gates for column in (gate.replace("_", " "), "")))
+    for number, word in enumerate(reading.words):
+        shares = [float(values[number]) for values in reading.gates.values()]
+        cells = [cell for share in shares for cell in (f"{share:.2f}", Text(bar(share, 10), style="cyan"))]
+        table.add_row(Text(word.text, style="bold" if number == reading.query else ""), *cells)
+    parts += [table, Text(), Text(f'Every value at "{name}"', style="bold")]
+    parts.append(_vectors(*((value.replace("_", " "), numbers) for value, numbers in reading.steps.items())))
+    return [*parts, Text(), _proof(reading.difference)]
+
+
+def _proof(difference: float) -> Text:
+    line = f"This walk against the model's own fast run: largest difference {difference:.1e}"
+    return Text(line, style="bold green" if difference < 1e-4 else "bold red")
 
 
 def _add_and_norm(number: int, walk: Walkthrough, what: str, place: str) -> list[RenderableType]:

@@ -1,71 +1,29 @@
-"""A loaded model that turns text into text: what `regard.load` gives, and what every command works with.
-
->>> translator = regard.load("en-fr")
->>> translator.translate(["Open the file."])
-['Ouvrez le fichier.']
-"""
+"""A loaded model that turns text into text: translation, spelling to phonemes, and their explanation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 from regard.errors import RegardError
 from regard.explain.alignment import Alignment, align
-from regard.explain.context import Context, compare
 from regard.explain.trace import Trace
-from regard.explain.walkthrough import Walkthrough, walk
 from regard.generation.answers import answer
 from regard.generation.search import Hypothesis, Search
 from regard.modalities.text import Codec, Piece
-from regard.models.transformer import Transformer
-from regard.pretrained import DEFAULT, find
+from regard.models.base import Model
+from regard.models.seq2seq import Seq2Seq
+from regard.pipelines.explanation import Explanation, explain_traced
 from regard.sequences import Sequences
-
-
-def load(name_or_folder: str = DEFAULT) -> TextToText:
-    """A model by its name in the package, or from a model folder or a training run's folder.
-
-    Raises RegardError for an unknown name (with the nearest) and for a missing or damaged folder.
-    """
-    folder = find(name_or_folder)
-    codec = Codec.load(folder)
-    model = Transformer.load(folder)
-    if max(codec.source.vocab_size, codec.target.vocab_size) > model.config.vocab_size:
-        raise RegardError(
-            f"{folder}: the tokenizer has {codec.source.vocab_size} tokens, the model {model.config.vocab_size}"
-        )
-    return TextToText(name_or_folder, model, codec)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What `regard explain` shows: one text's walkthrough, the comparison of several, answers and alignments."""
-
-    model: str
-    texts: list[str]
-    answers: list[str]
-    walkthrough: Walkthrough
-    context: Context | None
-    """None for a single text."""
-    alignments: list[Alignment]
-
-    def to_dict(self) -> dict[str, object]:
-        return {
-            "model": self.model,
-            "texts": self.texts,
-            "answers": self.answers,
-            "walkthrough": self.walkthrough.to_dict(),
-            "context": self.context.to_dict() if self.context else None,
-            "alignments": [one.to_dict() for one in self.alignments],
-        }
 
 
 class TextToText:
     """A model with its tokenizers."""
 
-    def __init__(self, name: str, model: Transformer, codec: Codec) -> None:
-        self.name, self.model, self.codec = name, model, codec
+    def __init__(self, name: str, model: Model, codec: Codec) -> None:
+        self.name, self.codec = name, codec
+        self.model: Any = model
 
     def translate(self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6) -> list[str]:
         """The best answer to each text."""
@@ -124,19 +82,17 @@ class TextToText:
         answers = [found[0].tokens for found in self.hypotheses(texts)]
         trace = self.trace(texts, answers)
         sources = [self.codec.source.pieces(text) for text in texts]
-        context = None
-        if len(texts) > 1:
-            context = compare(trace, texts, sources, query, layer, head)
-            query = context.word
-        walkthrough = walk(trace, sources[0], query, layer, head)
-        return Explanation(
-            self.name,
-            list(texts),
-            [self.codec.target.decode(ids) for ids in answers],
-            walkthrough,
-            context,
-            [align(trace, sources[row], self.produced(ids), row=row) for row, ids in enumerate(answers)],
-        )
+        decoded = [self.codec.target.decode(ids) for ids in answers]
+        explanation = explain_traced(self.name, trace, texts, sources, decoded, query, layer, head)
+        if not self.aligns:
+            return explanation
+        alignments = [align(trace, sources[row], self.produced(ids), row=row) for row, ids in enumerate(answers)]
+        return replace(explanation, alignments=alignments)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether it has attention between source and target to align by."""
+        return not isinstance(self.model, Seq2Seq)
 
     def align(self, text: str, answer: Sequence[int]) -> Alignment:
         """Word alignment between a text and an answer to it, by chunks between blanks (Pharaoh's way of counting)."""

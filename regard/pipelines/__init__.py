@@ -1,0 +1,85 @@
+"""Loaded models with their tokenizers: what `regard.load` gives, and what every command works with.
+
+>>> regard.load("en-fr").translate(["Open the file."])
+['Ouvrez le fichier.']
+
+Translators are `TextToText`, language models `LanguageModel`, encoders and classifiers `TextReader`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from regard.errors import RegardError
+from regard.hub.huggingface import find_on_hub, is_huggingface, read_folder
+from regard.modalities.subwords import Subwords
+from regard.modalities.text import Codec
+from regard.models.albert import Albert
+from regard.models.base import CONFIG, Model, read_json
+from regard.models.bert import Bert
+from regard.models.catalog import load_model, model_class
+from regard.models.gpt import GPT
+from regard.models.rnnsearch import RNNSearch
+from regard.models.seq2seq import Seq2Seq
+from regard.models.transformer import Transformer
+from regard.models.ulmfit import AwdLstm, Ulmfit
+from regard.pipelines.language_model import LanguageModel
+from regard.pipelines.text_reader import TextReader
+from regard.pipelines.text_to_text import TextToText
+from regard.pretrained import DEFAULT, find, names
+
+Pipeline = TextToText | LanguageModel | TextReader
+
+_TRANSLATORS = (Transformer, Seq2Seq, RNNSearch)
+_LANGUAGE_MODELS = (GPT, AwdLstm)
+_READERS = (Bert, Albert, Ulmfit)
+
+
+def load(name_or_folder: str = DEFAULT) -> Pipeline:
+    """A model by its name in the package or on the Hugging Face hub, or from its folder or a training run's folder.
+
+    Raises RegardError for an unknown name (with the nearest) and for a missing or damaged folder.
+    """
+    folder = _folder_of(name_or_folder)
+    fields = read_json(folder / CONFIG)
+    if is_huggingface(fields):
+        model, tokenizer = read_folder(folder)
+        return _pipeline(name_or_folder, model, tokenizer)
+    if issubclass(model_class(str(fields.get("model_type"))), _TRANSLATORS):
+        codec = Codec.load(folder)
+        model = load_model(folder)
+        _check_vocabulary(folder, max(codec.source.vocab_size, codec.target.vocab_size), model)
+        return TextToText(name_or_folder, model, codec)
+    tokenizer = Subwords.load(folder)
+    model = load_model(folder)
+    _check_vocabulary(folder, tokenizer.vocab_size, model)
+    return _pipeline(name_or_folder, model, tokenizer)
+
+
+def load_text_to_text(name_or_folder: str = DEFAULT) -> TextToText:
+    """The same where only a translator will do."""
+    loaded = load(name_or_folder)
+    if not isinstance(loaded, TextToText):
+        kind = loaded.model.config.model_type
+        raise RegardError(f"{name_or_folder} ({kind}) does not turn text into text: give a translator")
+    return loaded
+
+
+def _folder_of(name: str) -> Path:
+    """Package and folders first; a name with one slash that is no folder may be one of the hub's."""
+    of_the_hub = name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
+    return find_on_hub(name) if of_the_hub and name not in names() else find(name)
+
+
+def _pipeline(name: str, model: Model, tokenizer: Subwords) -> Pipeline:
+    if isinstance(model, _LANGUAGE_MODELS):
+        return LanguageModel(name, model, tokenizer)
+    if isinstance(model, _READERS):
+        return TextReader(name, model, tokenizer)
+    raise RegardError(f"{name}: a {model.config.model_type} from elsewhere can be opened with regard.hub, not yet run")
+
+
+def _check_vocabulary(folder: Path, tokens: int, model: Any) -> None:
+    if tokens > model.config.vocab_size:
+        raise RegardError(f"{folder}: the tokenizer has {tokens} tokens, the model {model.config.vocab_size}")

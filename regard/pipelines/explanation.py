@@ -1,0 +1,59 @@
+"""What `regard explain` shows of any model: one word's way through a layer, its contexts, answers and alignments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from regard.errors import RegardError
+from regard.explain.alignment import Alignment
+from regard.explain.context import Context, compare
+from regard.explain.recurrence import Reading, read
+from regard.explain.trace import Trace
+from regard.explain.walkthrough import Walkthrough, walk, walked_layers
+from regard.modalities.text import Piece
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One text's walkthrough (attention) or reading (recurrence), the comparison of several, answers, alignments."""
+
+    model: str
+    texts: list[str]
+    answers: list[str]
+    walkthrough: Walkthrough | Reading
+    context: Context | None
+    """None for a single text, and where there is no attention."""
+    alignments: list[Alignment] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "texts": self.texts,
+            "answers": self.answers,
+            "walkthrough": self.walkthrough.to_dict(),
+            "context": self.context.to_dict() if self.context else None,
+            "alignments": [one.to_dict() for one in self.alignments],
+        }
+
+
+def explain_traced(
+    name: str,
+    trace: Trace,
+    texts: Sequence[str],
+    pieces: Sequence[Sequence[Piece]],
+    answers: Sequence[str],
+    query: str | None = None,
+    layer: int = 0,
+    head: int | None = None,
+) -> Explanation:
+    """The first text's walk, and with several texts also the context of a word that they share."""
+    if not walked_layers(trace):
+        if head is not None:
+            raise RegardError(f"{name} has no attention heads: leave --head out")
+        return Explanation(name, list(texts), list(answers), read(trace, pieces[0], query, layer), None)
+    context = None
+    if len(texts) > 1:
+        context = compare(trace, texts, pieces, query, layer, head)
+        query = context.word
+    return Explanation(name, list(texts), list(answers), walk(trace, pieces[0], query, layer, head), context)

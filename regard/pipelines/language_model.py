@@ -1,0 +1,108 @@
+"""A loaded language model: it goes on from a text, says how likely a text is, and explains itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from regard.errors import RegardError
+from regard.explain.trace import Trace
+from regard.generation.search import Hypothesis, Search, search
+from regard.modalities.subwords import Subwords
+from regard.models.base import Model
+from regard.models.ulmfit import AwdLstm
+from regard.pipelines.explanation import Explanation, explain_traced
+from regard.sequences import Sequences
+
+
+class LanguageModel:
+    """A model with its tokenizer."""
+
+    def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
+        self.name, self.tokenizer = name, tokenizer
+        self.model: Any = model
+
+    def generate(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> list[str]:
+        """Each text with what the model writes after it: up to so many tokens, or until it ends the text."""
+        found = self.hypotheses(texts, tokens, beams)
+        return [text + self.continuation(text, one[0].tokens) for text, one in zip(texts, found, strict=True)]
+
+    def hypotheses(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> list[list[Hypothesis]]:
+        """All continuations found, the best first; `tokens` of each are those that are new."""
+        if tokens < 1 or beams < 1:
+            raise RegardError("tokens and beams are 1 or more")
+        prompts = [self.prompt(text) for text in texts]
+        end = self.tokenizer.special.eos
+        room = self.limit or 1 << 30
+        how = Search(None, -1 if end is None else end, beams, 0.0, extra_length=tokens, limit=room)
+        return search(self.model, Sequences.of_ids(prompts, self.model.device), how)
+
+    def continuation(self, text: str, tokens: Sequence[int]) -> str:
+        """The text of new tokens, with the blank before it where there is one."""
+        begun = self.prompt(text)
+        before, after = self.tokenizer.decode(begun), self.tokenizer.decode([*begun, *tokens])
+        return after[len(before) :] if after.startswith(before) else " " + self.tokenizer.decode(tokens)
+
+    @torch.no_grad()
+    def log_probabilities(self, text: str) -> list[float]:
+        """Natural log of the probability of each token of a text but the first, given those before it."""
+        ids = torch.tensor(self.check(text), device=self.model.device)
+        if len(ids) < 2:
+            return []
+        answer = self.model(Sequences.of([ids[:-1]]))
+        logits = answer[0] if isinstance(answer, tuple) else answer
+        found: list[float] = logits.float().log_softmax(dim=-1).gather(1, ids[1:, None])[:, 0].tolist()
+        return found
+
+    def perplexity(self, text: str) -> float:
+        """exp of the mean negative log-probability a token."""
+        found = self.log_probabilities(text)
+        if not found:
+            raise RegardError("perplexity needs a text of two tokens or more")
+        return math.exp(-sum(found) / len(found))
+
+    def trace(self, texts: Sequence[str]) -> Trace:
+        """A trace over texts as they are."""
+        return Trace(self.model, Sequences.of_ids([self.check(text) for text in texts], self.model.device))
+
+    def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
+        """The complete process for one word of the first text; with several texts also a word's context in each.
+
+        What the model would write next stands beside the texts as their answers.
+        """
+        if not texts:
+            raise RegardError("give at least one text to explain")
+        trace = self.trace(texts)
+        pieces = [self.tokenizer.pieces(text) for text in texts]
+        answers = [
+            self.continuation(text, one[0].tokens)
+            for text, one in zip(texts, self.hypotheses(texts, tokens=12), strict=True)
+        ]
+        return explain_traced(self.name, trace, texts, pieces, answers, query, layer, head)
+
+    @property
+    def limit(self) -> int | None:
+        """Longest text, in tokens; None where there is no limit (recurrent models)."""
+        config = self.model.config
+        if isinstance(self.model, AwdLstm):
+            return None
+        return int(getattr(config, "n_positions", 0) or config.max_position_embeddings)
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids to go on from: those of the text, without the end token that some tokenizers add."""
+        ids = self.check(text)
+        end = self.tokenizer.special.eos
+        return ids[:-1] if len(ids) > 1 and ids[-1] == end else ids
+
+    def check(self, text: str) -> list[int]:
+        """Token ids of a text; RegardError if it is empty or longer than the model's limit."""
+        ids = self.tokenizer.encode(text)
+        if not text.strip() or not ids:
+            raise RegardError("the text is empty: give at least one word")
+        if self.limit is not None and len(ids) > self.limit:
+            shown = text[:30] + "..." if len(text) > 30 else text
+            raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {self.limit} that {self.name} accepts")
+        return ids

@@ -1,0 +1,137 @@
+"""A loaded encoder or classifier: it embeds texts, fills in hidden words, tells classes, and explains itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.errors import RegardError
+from regard.explain.trace import Trace
+from regard.modalities.subwords import Subwords
+from regard.models.base import Model
+from regard.models.bert import Bert, sentence_embeddings
+from regard.models.ulmfit import Ulmfit, class_probabilities
+from regard.pipelines.explanation import Explanation, explain_traced
+from regard.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several answers and its probability."""
+
+    text: str
+    probability: float
+
+
+class TextReader:
+    """A model with its tokenizer."""
+
+    def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
+        self.name, self.tokenizer = name, tokenizer
+        self.model: Any = model
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What it can be asked: `classify`, `fill`, `embed`."""
+        if isinstance(self.model, Ulmfit):
+            return ("classify",)
+        heads = self.model.config.heads
+        named = {"classification": "classify", "masked_words": "fill"}
+        return (*(named[head] for head in heads if head in named), "embed")
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str], pooling: str = "mean") -> Float[Tensor, "texts width"]:
+        """One vector of length 1 a text: dot products are cosines. `pooling`: mean, or first (the [CLS] token)."""
+        self._needs("embed")
+        if pooling not in ("mean", "first"):
+            raise RegardError(f"pooling is mean or first, not {pooling!r}")
+        return sentence_embeddings(self.model.hidden(self._sequences(texts)), pooling)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def classify(self, texts: Sequence[str]) -> list[list[Choice]]:
+        """For each text the classes with their probabilities, the most probable first."""
+        self._needs("classify")
+        sequences = self._sequences(texts)
+        if isinstance(self.model, Ulmfit):
+            probabilities = class_probabilities([self.model], sequences)
+            labels = self.model.config.labels
+        else:
+            probabilities = self.model(sequences)["classification"].softmax(dim=-1)
+            labels = self.model.config.labels
+        return [_ranked(labels, row) for row in probabilities]
+
+    @torch.no_grad()
+    def fill(self, text: str, count: int = 5) -> list[list[Choice]]:
+        """For each hidden word of a text (written as the tokenizer's mask token) the most probable words."""
+        self._needs("fill")
+        mask = self.tokenizer.special.mask
+        ids = self.check(text)
+        places = [place for place, token in enumerate(ids) if token == mask]
+        if mask is None or not places:
+            name = None if mask is None else self.tokenizer.inner.id_to_token(mask)
+            raise RegardError(f"there is no hidden word to fill in: write {name} for it")
+        hidden = self.model.hidden(Sequences.of_ids([ids], self.model.device)).values
+        scores = self.model.words(hidden[places]).softmax(dim=-1)
+        best = scores.topk(min(count, scores.shape[1]), dim=-1)
+        return [
+            [Choice(self.tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)]
+            for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def answers(self, texts: Sequence[str]) -> list[str]:
+        """One line a text: the most probable class, the text with its hidden words filled in, or nothing."""
+        if "classify" in self.abilities:
+            return [f"{one[0].text} ({one[0].probability:.2f})" for one in self.classify(texts)]
+        mask = self.tokenizer.special.mask
+        name = None if mask is None else self.tokenizer.inner.id_to_token(mask)
+        if "fill" not in self.abilities or name is None:
+            return ["" for _ in texts]
+        return [self._filled(text, name) if name in text else "" for text in texts]
+
+    def trace(self, texts: Sequence[str]) -> Trace:
+        """A trace over texts."""
+        return Trace(self.model, self._sequences(texts))
+
+    def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
+        """The complete process for one word of the first text; with several texts also a word's context in each."""
+        if not texts:
+            raise RegardError("give at least one text to explain")
+        trace = self.trace(texts)
+        pieces = [self.tokenizer.pieces(text) for text in texts]
+        if query is None and len(texts) == 1:  # the first token is [CLS]: begin with a word
+            query = next((piece.text for piece in pieces[0] if piece.word is not None), None)
+        return explain_traced(self.name, trace, texts, pieces, self.answers(texts), query, layer, head)
+
+    def check(self, text: str) -> list[int]:
+        """Token ids of a text; RegardError if it is empty or longer than the model's limit."""
+        if not text.strip():
+            raise RegardError("the text is empty: give at least one word")
+        ids = self.tokenizer.encode(text)
+        if isinstance(self.model, Bert):
+            limit = self.model.config.max_position_embeddings - self.model.config.first_position
+            if len(ids) > limit:
+                shown = text[:30] + "..." if len(text) > 30 else text
+                raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {limit} that {self.name} accepts")
+        return ids
+
+    def _filled(self, text: str, mask: str) -> str:
+        for choices in self.fill(text, count=1):
+            text = text.replace(mask, choices[0].text, 1)
+        return text
+
+    def _sequences(self, texts: Sequence[str]) -> Sequences:
+        return Sequences.of_ids([self.check(text) for text in texts], self.model.device)
+
+    def _needs(self, ability: str) -> None:
+        if ability not in self.abilities:
+            raise RegardError(f"{self.name} cannot {ability}: it can {' and '.join(self.abilities)}")
+
+
+def _ranked(labels: Sequence[str], probabilities: Tensor) -> list[Choice]:
+    found = [Choice(label, value) for label, value in zip(labels, probabilities.tolist(), strict=True)]
+    return sorted(found, key=lambda choice: -choice.probability)

