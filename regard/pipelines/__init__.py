@@ -33,7 +33,7 @@ Pipeline = TextToText | LanguageModel | TextReader
 
 _TRANSLATORS = (Transformer, Seq2Seq, RNNSearch)
 _LANGUAGE_MODELS = (GPT, AwdLstm)
-_READERS = (Bert, Albert, Ulmfit)
+_READERS = (Bert, Albert, Ulmfit, GPT)
 
 
 def load(name_or_folder: str = DEFAULT) -> Pipeline:
@@ -73,7 +73,7 @@ def _folder_of(name: str) -> Path:
 
 
 def _pipeline(name: str, model: Model, tokenizer: Subwords) -> Pipeline:
-    if isinstance(model, _LANGUAGE_MODELS):
+    if isinstance(model, _LANGUAGE_MODELS) and not getattr(model.config, "labels", ()):
         return LanguageModel(name, model, tokenizer)
     if isinstance(model, _READERS):
         return TextReader(name, model, tokenizer)

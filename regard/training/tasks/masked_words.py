@@ -1,0 +1,114 @@
+"""BERT's pretraining: hidden words, and whether one text follows another (Devlin et al. 2018, section 3.1)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regard.data.blocks import Labelled, LabelledTexts
+from regard.data.masked_words import mask_words, sentence_pairs
+from regard.data.texts import Text
+from regard.errors import RegardError
+from regard.modalities.subwords import Subwords
+from regard.models.base import Model
+from regard.models.bert import Bert
+from regard.training.recipe import Recipe
+from regard.training.scoring import Result
+from regard.training.tasks import begin_from, valid_loss
+from regard.training.tasks.language_model import read_text_parts, subwords_of
+
+_SENTENCE = 24
+"""Running text without sentence marks is cut into pieces of so many tokens."""
+
+
+@dataclass(frozen=True)
+class MaskedWordsTask:
+    """Each text is a document; its neighbours in a pair are neighbouring pieces of it."""
+
+    recipe: Recipe
+    codec: Subwords
+    train: LabelledTexts
+    valid: LabelledTexts
+    test: LabelledTexts
+    counts: dict[str, int]
+
+    @classmethod
+    def prepare(cls, recipe: Recipe, begun: Path | None) -> MaskedWordsTask:
+        parts = read_text_parts(recipe)
+        codec = subwords_of(recipe, parts["train"], begun)
+        special = codec.special
+        if special.mask is None or special.bos is None or special.eos is None:
+            raise RegardError("hidden words need a tokenizer with [MASK], [CLS] and [SEP]: tokenizer.kind wordpiece")
+        made = {name: _pairs(recipe, codec, texts) for name, texts in parts.items()}
+        counts = {f"{name}_pairs": len(examples) for name, examples in made.items()}
+        return cls(recipe, codec, made["train"], made["valid"], made["test"], counts)
+
+    def make_model(self) -> Model:
+        more = {"vocab_size": self.codec.vocab_size, "pad_token_id": self.codec.special.pad}
+        return begin_from(self.recipe.model.make(**more, heads=("masked_words", "next_sentence")), self.recipe.start)
+
+    def loss(self, model: Bert, batch: Labelled, smoothing: float) -> tuple[Tensor, Tensor]:
+        """Both objectives added; the plain loss is that of the hidden words."""
+        words, pairs, _, _ = self._answers(model, batch, smoothing)
+        return words + pairs, words.detach()
+
+    def predictions(self, batch: Labelled) -> int:
+        return len(batch.labels)
+
+    def valid_score(self, model: Bert) -> Result:
+        return self._score(model, self.valid)
+
+    def test_score(self, model: Bert) -> Result:
+        return self._score(model, self.test)
+
+    @torch.no_grad()
+    def _score(self, model: Bert, examples: LabelledTexts) -> Result:
+        """Share of hidden words found, and of pairs judged rightly, in percent."""
+        model.eval()
+        right = asked = judged = 0
+        for chosen in examples.plan(self.recipe.training.batch_tokens, 0, 0):
+            batch = examples.batch(chosen).to(model.device)
+            _, _, words, pairs = self._answers(model, batch, 0.0)
+            right, asked, judged = right + int(words.sum()), asked + len(words), judged + int(pairs.sum())
+        nats = valid_loss(self, model, self.recipe.training.batch_tokens, examples)
+        model.train()
+        scores = {"masked_words": 100 * right / max(1, asked), "next_sentence": 100 * judged / max(1, len(examples))}
+        return Result(scores, -nats)
+
+    def _answers(self, model: Bert, batch: Labelled, smoothing: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses of words and pairs, and which of each the model gets right."""
+        special = self.codec.special
+        assert special.mask is not None
+        known = {token for token in (special.bos, special.eos, special.pad) if token is not None}
+        # While training, chance is the run's own (and comes back with it); while scoring, always the same.
+        generator = torch.Generator(batch.labels.device)
+        generator.manual_seed(int(torch.randint(1 << 62, ())) if model.training else batch.tokens)
+        masked = mask_words(batch.inputs, self.codec.vocab_size, special.mask, known, generator)
+        hidden = model.hidden(masked.tokens, batch.segments.values)
+        words = model.words(hidden.values[masked.places])
+        pairs = model.answer("next_sentence", hidden)
+        return (
+            F.cross_entropy(words, masked.answers, label_smoothing=smoothing),
+            F.cross_entropy(pairs, batch.labels),
+            words.argmax(dim=-1) == masked.answers,
+            pairs.argmax(dim=-1) == batch.labels,
+        )
+
+
+def _pairs(recipe: Recipe, codec: Subwords, texts: list[Text]) -> LabelledTexts:
+    documents = []
+    for text in texts:
+        ids = codec.inner.encode(text.text, add_special_tokens=False).ids
+        documents.append([ids[begin : begin + _SENTENCE] for begin in range(0, len(ids), _SENTENCE)])
+    assert codec.special.bos is not None
+    assert codec.special.eos is not None
+    generator = random.Random(recipe.training.seed)
+    made = sentence_pairs(documents, codec.special.bos, codec.special.eos, recipe.data.max_tokens, generator)
+    return LabelledTexts(
+        [pair.tokens for pair in made], [pair.segments for pair in made], [int(pair.unrelated) for pair in made]
+    )
