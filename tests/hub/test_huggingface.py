@@ -7,9 +7,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel
+from typer.testing import CliRunner
 
 import regard
 from regard import RegardError
+from regard.cli import app
 from regard.hub.huggingface import read_folder, write_folder
 from regard.hub.tokenizers import read_tokenizer
 from regard.modalities.subwords import train_subwords
@@ -165,3 +167,20 @@ def test_what_is_written_transformers_reads(tmp_path):
     )["input_ids"]
     assert ids == tokenizer.encode("the cat's mat")
     torch.testing.assert_close(ours.model(Sequences.of_ids([ids])), logits_of(again, ids), atol=1e-5, rtol=0)
+
+
+def test_the_export_command_writes_what_transformers_loads(bert, tmp_path):
+    folder, theirs, _ = bert
+    out = tmp_path / "out"
+    told = CliRunner().invoke(app, ["export", str(folder), str(out), "--to", "hf"], catch_exceptions=False)
+    assert told.stdout == f"wrote {out}\n"
+    again = BertForMaskedLM.from_pretrained(out).eval()
+    torch.testing.assert_close(logits_of(again, [2, 7, 3]), logits_of(theirs, [2, 7, 3]), atol=1e-5, rtol=0)
+    for arguments, match in (
+        ([str(folder), str(out)], "is there already"),
+        ([str(folder), str(tmp_path / "new"), "--to", "onnx"], r"no format 'onnx'"),
+        (["en-fr", str(tmp_path / "new")], "translators cannot be exported yet"),
+    ):
+        with pytest.raises(RegardError, match=match):
+            CliRunner().invoke(app, ["export", *arguments], catch_exceptions=False)
+        assert not (tmp_path / "new").exists()
