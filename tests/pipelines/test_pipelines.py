@@ -95,8 +95,9 @@ def test_every_system_explains_itself(folders, name):
 
 
 def test_a_page_is_for_attention(folders, tmp_path):
-    command("explain", "--model", folders["gpt"], *TEXTS[:2], "--html", str(tmp_path / "page.html"))
-    assert "P[" in (tmp_path / "page.html").read_text(encoding="utf-8")  # learned positions, not sines
+    for name in ("gpt", "bert", "classifier"):
+        command("explain", "--model", folders[name], *TEXTS[:2], "--html", str(tmp_path / "page.html"))
+        assert "P[" in (tmp_path / "page.html").read_text(encoding="utf-8")  # learned positions, not sines
     with pytest.raises(RegardError, match="no attention to draw"):
         command("explain", "--model", folders["ulmfit"], "the cat", "--html", str(tmp_path / "none.html"))
     assert not (tmp_path / "none.html").exists()

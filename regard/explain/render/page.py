@@ -65,7 +65,9 @@ def page(
 
 def _header(title: str, texts: Sequence[str], answers: Sequence[str]) -> str:
     pairs = "".join(
-        f"<div><dt><bdi>{escape(text)}</bdi></dt><dd>→ <bdi>{escape(answer)}</bdi></dd></div>"
+        f"<div><dt><bdi>{escape(text)}</bdi></dt>"
+        + (f"<dd>→ <bdi>{escape(answer)}</bdi></dd>" if answer else "<dd></dd>")  # an encoder alone answers nothing
+        + "</div>"
         for text, answer in zip(texts, answers, strict=True)
     )
     return f"""<header>

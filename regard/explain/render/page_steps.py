@@ -67,13 +67,17 @@ def _embedding(slots: Slots, walk: Walkthrough) -> str:
     layer = int(walk.place.rpartition(".")[2])
     rows = [(label, f"embedding/{key}") for label, key in walk.embedding_rows]
     before, after = walk.embedding_formula
+    segment = "segments" in walk.embedding
     told = {
         "sinusoids": "a pattern of sines and cosines that says where in the text it stands: PE(pos, 2i) = sin(pos / "
         "10000<sup>2i/D</sup>), PE(pos, 2i+1) = cos(pos / 10000<sup>2i/D</sup>).",
-        "learned": "a learned vector for its place in the text.",
+        "learned": "a learned vector for its place in the text" + (", and one for its segment." if segment else "."),
         "none": "nothing else: places come in with the attention.",
     }
-    figures = [slots.strips(rows)]
+    summed = [row for row in rows if row[0] != "norm"]
+    figures = [slots.strips(summed)]
+    if len(summed) < len(rows):
+        figures.append(slots.strips(rows[-1:]))  # apart: the norm is on another scale than the sum
     if layer:
         figures.append(f"<p>The layers below ({layer} of them) have worked on it since. What enters this layer:</p>")
         figures.append(slots.strips([("x", "entering")]))
@@ -84,7 +88,7 @@ def _embedding(slots: Slots, walk: Walkthrough) -> str:
         1,
         "Embedding plus position",
         f"{before}{name}{after}",
-        _first_values(slots, [path for _, path in rows]),
+        _first_values(slots, [path for _, path in summed]),
         f"The row of the embedding matrix for this token, {width} numbers, and {told[walk.positions]}",
         *figures,
     )
@@ -337,9 +341,11 @@ def _pieces(walk: Walkthrough) -> list[tuple[str, int]]:
 
 
 def _first_values(slots: Slots, paths: Sequence[str]) -> str:
-    """The sum of two vectors, written out for their first value."""
-    one, other, total = (slots.at(f"{path}/0") for path in paths)
-    return f"first value: {fixed(one)} + {_signed(other)} = {fixed(total)}"
+    """The sum of vectors, the last of the paths, written out for their first value; "" where nothing is added."""
+    *parts, total = (slots.at(f"{path}/0") for path in paths)
+    if not parts:
+        return ""
+    return f"first value: {' + '.join([fixed(parts[0]), *map(_signed, parts[1:])])} = {fixed(total)}"
 
 
 def _signed(value: Tensor | float) -> str:
