@@ -27,15 +27,11 @@ from regard.models.catalog import MODELS
 
 FAMILIES = {
     "albert": "bert",
-    "bart": "marian_bart",
     "bert": "bert",
     "distilbert": "bert",
     "gpt2": "gpt",
-    "llama": "llama",
-    "marian": "marian_bart",
     "openai-gpt": "gpt",
     "roberta": "bert",
-    "t5": "t5",
 }
 """Hugging Face's model_type, and the module of `regard.hub` that reads and writes it."""
 
