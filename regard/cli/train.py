@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from regard.errors import RegardError
+
 if TYPE_CHECKING:
     from regard.training.events import Event, Stepped
     from regard.training.recipe import Recipe
+    from regard.training.workers import Workers
 
 
 def train(
@@ -20,12 +29,13 @@ def train(
     changes: Annotated[
         Optional[list[str]], typer.Option("--set", help="Change a field, e.g. training.max_steps=500.")  # noqa: UP045
     ] = None,
-    threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads. Default: PyTorch's.")] = None,  # noqa: UP045
+    threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads of each. Default: all cores.")] = None,  # noqa: UP045
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine that share every batch.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto: the accelerator if there is one.")] = "auto",
 ) -> None:
     """Train a model. Stops when the validation score stops improving; Ctrl-C leaves a checkpoint to --resume from.
 
-    Example: regard train g2p-quick --out runs/first
+    Example: regard train g2p-quick --out runs/first --workers 2
     """
     from regard.training.recipe import load_recipe
 
@@ -34,51 +44,98 @@ def train(
 
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    if threads or workers > 1:
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // workers))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    with _companions(workers):
+        _train(chosen, recipe, folder, resume, device)
+
+
+@contextmanager
+def _companions(count: int) -> Iterator[None]:
+    """Start this very command `count` - 1 times more, each with its rank, as `torchrun` would.
+
+    Where ranks are given already, this is one of those processes and starts none.
+    """
+    if count == 1 or "RANK" in os.environ:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    command = [sys.executable, "-m", "regard", *sys.argv[1:]]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    others = [subprocess.Popen(command, env={**os.environ, **rank}) for rank in ranks[1:]]
+    os.environ |= ranks[0]
+    try:
+        yield
+    finally:
+        for other in others:
+            try:
+                other.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                other.kill()
+
+
+def _train(chosen: Recipe, name: str, folder: Path, resume: bool, device: str) -> None:
+    """One worker's part. Only the first one shows what happens and reports errors."""
     from regard.training import trainer
+    from regard.training.workers import join_workers, leave_workers
 
-    _drive(trainer.train(chosen, folder, resume, device), chosen, recipe, folder)
+    workers = join_workers(device)
+    try:
+        _drive(trainer.train(chosen, folder, resume, device, workers), workers, chosen, name, folder)
+    except RegardError:
+        if workers.leads:
+            raise
+        raise typer.Exit(2) from None
+    finally:
+        leave_workers()
 
 
-def _drive(events: Any, chosen: Recipe, name: str, folder: Path) -> None:
+def _drive(events: Any, workers: Workers, chosen: Recipe, name: str, folder: Path) -> None:
     """Show the events as they come. The first Ctrl-C ends the run at the next event, a second one at once."""
-    interrupted: list[int] = []
 
     def interrupt(number: int, _: object) -> None:
-        interrupted.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        workers.asked_to_stop = True
+        # torchrun passes on what the terminal has sent us already.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if "TORCHELASTIC_RUN_ID" in os.environ else _at_once)
 
     before = signal.signal(signal.SIGINT, interrupt)
-    last = 0
+    last, stopped = 0, False
     try:
-        with _Display(chosen) as display:
+        with _Display(chosen, workers.leads) as display:
             for event in events:
                 display.show(event)
                 last = getattr(event, "step", last)
-                if interrupted:
+                stopped = workers.asked_to_stop if workers.count == 1 else getattr(event, "stopping", False)
+                if stopped:
                     events.close()
                     break
     finally:
         signal.signal(signal.SIGINT, before)
-    if interrupted:
-        print(f"stopped at step {last}; go on with: regard train {name} --out {folder} --resume")
+    if stopped:
+        if workers.leads:
+            print(f"stopped at step {last}; go on with: regard train {name} --out {folder} --resume")
         raise typer.Exit(130)
+
+
+_at_once = signal.default_int_handler
 
 
 class _Display:
     """A progress bar on a terminal; elsewhere a line now and then."""
 
-    def __init__(self, chosen: Recipe) -> None:
+    def __init__(self, chosen: Recipe, shown: bool = True) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.total = chosen.training.max_steps
         self.every = max(1, min(100, self.total // 20))
-        console = Console(highlight=False)
-        self.live = console.is_terminal
+        console = Console(highlight=False, quiet=not shown)
+        self.live = shown and console.is_terminal
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),

@@ -47,14 +47,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def tensors_of(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], snapshots: list[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Weights, the optimisers' state, the random state and earlier weights, under names that tell them apart."""
+    """Weights, the optimisers' state and earlier weights, under names that tell them apart."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for place, optimizer in enumerate(optimizers):
         for number, part in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{place}.{number}.{name}": value for name, value in part.items()}
     for number, snapshot in enumerate(snapshots):
         tensors |= {f"snapshot.{number}.{name}": value for name, value in snapshot.items()}
-    return tensors | {"random": torch.get_rng_state()}
+    return tensors
 
 
 def restore(
@@ -68,7 +68,6 @@ def restore(
             number, _, field = name.partition(".")
             state.setdefault(int(number), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random"])
     count = len({name.split(".")[0] for name in _under("snapshot.", tensors)})
     return [_under(f"snapshot.{number}.", tensors) for number in range(count)]
 

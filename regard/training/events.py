@@ -28,6 +28,8 @@ class Stepped:
     tokens: int
     seconds: float
     """Spent in training so far, over all resumptions."""
+    stopping: bool = False
+    """A worker was asked to stop: all of them do so after this step."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ so far. Whoever drives the loop may stop it at any event (`close`); it then leav
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,18 +38,24 @@ from regard.training.recipe import Recipe
 from regard.training.schedules import learning_rate
 from regard.training.scoring import Result
 from regard.training.tasks import Task, task_of, valid_loss
+from regard.training.workers import Summed, Workers
 
 MODEL = "model"
 
 
-def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu") -> Iterator[Event]:
-    """Run a recipe in a folder. Raises RegardError where the folder holds a run already, or none to resume."""
-    if not resume and (folder / CHECKPOINT).exists():
-        raise RegardError(f"{folder} holds a run already: go on with --resume, or choose another folder with --out")
-    if resume:
-        checkpoints.check_resumable(folder, recipe)
+def train(
+    recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu", workers: Workers | None = None
+) -> Iterator[Event]:
+    """Run a recipe in a folder. Raises RegardError where the folder holds a run already, or none to resume.
+
+    With several `workers` each of them runs this; only the first one writes.
+    """
+    workers = workers or Workers()
+    problem = workers.told(_problem(recipe, folder, resume) if workers.leads else "")
+    if problem:
+        raise RegardError(problem)
     keep_freed_memory()
-    run = Run(recipe, folder, task_of(recipe, folder if resume else None), device)
+    run = Run(recipe, folder, task_of(recipe, folder if resume else None), device, workers)
     if resume:
         run.restore()
     else:
@@ -60,14 +66,28 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, device: str = "cpu
     except GeneratorExit:
         run.save()
         raise
-    yield run.finish()
+    if workers.leads:
+        yield run.finish()
+
+
+def _problem(recipe: Recipe, folder: Path, resume: bool) -> str:
+    """Why the run cannot begin, or go on, in this folder; empty where it can."""
+    if resume:
+        try:
+            checkpoints.check_resumable(folder, recipe)
+        except RegardError as error:
+            return str(error)
+    elif (folder / CHECKPOINT).exists():
+        return f"{folder} holds a run already: go on with --resume, or choose another folder with --out"
+    return ""
 
 
 class Run:
     """The state of one training run."""
 
-    def __init__(self, recipe: Recipe, folder: Path, task: Task, device: str) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, task: Task, device: str, workers: Workers) -> None:
         self.recipe, self.folder, self.task, self.device = recipe, folder, task, torch.device(device)
+        self.workers = workers
         torch.manual_seed(recipe.training.seed)
         self.model = task.make_model().to(self.device).train()
         self.optimizers = optimizers_of(self.model, recipe.training)
@@ -78,6 +98,8 @@ class Run:
         self.plan: list[np.ndarray] = []
 
     def begin(self) -> None:
+        if not self.workers.leads:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / LOG).write_text("", encoding="utf-8")
         self.task.codec.save(self.folder)
@@ -89,7 +111,7 @@ class Run:
         while not self.reason:
             self.plan = self.order()
             for chosen in self.plan[self.batches :]:
-                yield self.train_step(self.task.train.batch(chosen))
+                yield self.train_step(self.workers.share(chosen))
                 yield from self.after_step()
                 if self.reason:
                     return
@@ -98,20 +120,24 @@ class Run:
     def after_step(self) -> Iterator[Event]:
         training, step = self.recipe.training, self.step
         if step > self.validated and (step % training.validate_every == 0 or step >= training.max_steps):
-            yield self.validate()
+            if self.workers.leads:
+                yield self.validate()
+            self.agree()
             self.save()
         elif step and training.checkpoint_every and step % training.checkpoint_every == 0:
             self.save()
 
-    def train_step(self, batch: Any) -> Stepped:
-        """One update of the weights."""
+    def train_step(self, chosen: np.ndarray) -> Stepped:
+        """One update of the weights; `chosen`: this worker's share of the batch."""
         training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
-        batch = batch.to(self.device)
         self.step, self.batches = self.step + 1, self.batches + 1
+        self.workers.seed(training.seed, self.step)
         rate = learning_rate(self.step, training, self.model.config.width)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            loss, plain = self.task.loss(self.model, batch, training.label_smoothing)
-        loss.backward()
+        done = self.gradients(chosen)
+        if not math.isfinite(done.loss):
+            raise RegardError(
+                f"the loss is {done.loss} at step {self.step}: lower training.learning_rate or set clip_norm"
+            )
         if training.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
         for optimizer in self.optimizers:
@@ -119,12 +145,24 @@ class Run:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        value = float(plain)
-        if not torch.isfinite(plain):
-            raise RegardError(f"the loss is {value} at step {self.step}: lower training.learning_rate or set clip_norm")
         self.seconds += time.perf_counter() - begun
-        self.cpu_seconds += time.process_time() - begun_cpu
-        return Stepped(self.step, self.epoch, value, rate, batch.tokens, self.seconds)
+        self.cpu_seconds += (time.process_time() - begun_cpu) * self.workers.count  # shares are about equal
+        return Stepped(self.step, self.epoch, done.loss, rate, done.tokens, self.seconds, done.stopping)
+
+    def gradients(self, chosen: np.ndarray) -> Summed:
+        """The gradients of the whole batch's loss, in every worker."""
+        if not len(chosen):
+            return self.workers.sum(self.model, None, None, 0, 0)
+        training, batch = self.recipe.training, self.task.train.batch(chosen).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            loss, plain = self.task.loss(self.model, batch, training.label_smoothing)
+        return self.workers.sum(self.model, loss, plain, self.task.predictions(batch), batch.tokens)
+
+    def agree(self) -> None:
+        """All workers know what the first one found at a validation."""
+        facts = self.workers.told({name: getattr(self, name) for name in _FACTS})
+        for name in _FACTS:
+            setattr(self, name, facts[name])
 
     def validate(self) -> Validated:
         """Score the model; keep it if it is the best so far; find out whether to go on."""
@@ -165,6 +203,8 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint from which `restore` goes on with the same losses."""
+        if not self.workers.leads:
+            return
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {"recipe": self.recipe.model_dump(mode="json"), "epochs": self.epochs}
         tensors = checkpoints.tensors_of(self.model, self.optimizers, self.snapshots)

@@ -25,7 +25,8 @@ def begun(optimizer="adam"):
     return model, optimizers
 
 
-def step(model, optimizers):
+def step(model, optimizers, number):
+    torch.manual_seed(number)  # as in training, random numbers follow from the step
     loss = model(torch.randn(11, 5)).square().mean()
     loss.backward()
     for optimizer in optimizers:
@@ -39,16 +40,16 @@ def test_a_restored_run_goes_on_with_the_same_numbers(tmp_path, name):
     path = tmp_path / "checkpoint.safetensors"
     model, optimizers = begun(name)
     snapshots = [{name: value.clone() for name, value in model.state_dict().items()}]
-    for _ in range(3):
-        step(model, optimizers)
+    for number in range(3):
+        step(model, optimizers, number)
     checkpoints.save_checkpoint(path, checkpoints.tensors_of(model, optimizers, snapshots), {"step": 3, "best": None})
-    went_on = [step(model, optimizers) for _ in range(3)]
+    went_on = [step(model, optimizers, number) for number in range(3, 6)]
 
     tensors, facts = checkpoints.load_checkpoint(path)
     model, optimizers = begun(name)
     torch.randn(100)
     restored = checkpoints.restore(model, optimizers, tensors)
-    assert [step(model, optimizers) for _ in range(3)] == went_on
+    assert [step(model, optimizers, number) for number in range(3, 6)] == went_on
     assert facts == {"step": 3, "best": None}
     assert len(restored) == 1
     for name, value in snapshots[0].items():
