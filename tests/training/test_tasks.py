@@ -82,7 +82,7 @@ def test_a_language_model_learns_which_verb_belongs_to_which_noun(data, tmp_path
 
 
 def test_bert_learns_hidden_words(data, tmp_path):
-    scores = scores_of(train(recipe(data, "masked-words", "wordpiece", BERT, 300, 0.005), tmp_path / "run"))
+    scores = scores_of(train(recipe(data, "masked-words", "wordpiece", BERT, 400, 0.005), tmp_path / "run"))
     assert scores["masked_words"] > 40
     filled = regard.load(str(tmp_path / "run")).fill("the old [MASK] barks")[0]
     assert filled[0].text == "dog"
