@@ -11,6 +11,7 @@ A row of scores in which every key is masked gives zero weights, not NaN, in bot
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,15 +36,21 @@ def scaled_dot_product_steps(
     values: Float[Tensor, "heads keys value_width"],
     allowed: Bool[Tensor, "queries keys"] | None = None,
     scale: float | None = None,
+    added: Float[Tensor, "heads queries keys"] | None = None,
 ) -> dict[str, Tensor]:
-    """Equation 1, one named result a step: scores, scaled_scores, masked_scores, weights, mixed."""
+    """Equation 1, one named result a step: scores, scaled_scores, masked_scores, weights, mixed.
+
+    `added` goes to the scaled scores before the mask (relative positions); it is then a step too, `added_scores`.
+    """
     scores = queries @ keys.transpose(-2, -1)
     scaled_scores = scores * (queries.shape[-1] ** -0.5 if scale is None else scale)
-    masked_scores = scaled_scores if allowed is None else scaled_scores.masked_fill(~allowed, -math.inf)
+    placed_scores = scaled_scores if added is None else scaled_scores + added
+    masked_scores = placed_scores if allowed is None else placed_scores.masked_fill(~allowed, -math.inf)
     weights = masked_scores.softmax(dim=-1).nan_to_num(0.0)  # a row without a key: 0 / 0
     return {
         "scores": scores,
         "scaled_scores": scaled_scores,
+        **({} if added is None else {"added_scores": added}),
         "masked_scores": masked_scores,
         "weights": weights,
         "mixed": weights @ values,
@@ -80,17 +87,22 @@ def scaled_dot_product(
 
 @dataclass(frozen=True)
 class Mask:
-    """Which query may look at which key: `allowed`, broadcast over rows, heads and queries. Shared by all layers."""
+    """Which query may look at which key: `allowed`, broadcast over rows, heads and queries. Shared by all layers.
+
+    `added`, where there is one, goes to the scores of every layer: what relative positions say (T5).
+    """
 
     allowed: Bool[Tensor, "rows 1 queries keys"]
+    added: Float[Tensor, "1 heads queries keys"] | None = None
 
-    def bias(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 queries keys"]:
+    def bias(self, dtype: torch.dtype) -> Float[Tensor, "rows heads queries keys"]:
         """0 where allowed, a very low finite score elsewhere (-inf would make NaN of a row without a key)."""
         return self._bias.to(dtype)
 
     @cached_property
     def _bias(self) -> Tensor:
-        return torch.zeros(self.allowed.shape, device=self.allowed.device).masked_fill_(~self.allowed, -1e9)
+        hidden = torch.zeros(self.allowed.shape, device=self.allowed.device).masked_fill_(~self.allowed, -1e9)
+        return hidden if self.added is None else hidden + self.added
 
     @cached_property
     def has_empty_rows(self) -> bool:
@@ -115,86 +127,162 @@ def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> 
 # --- multi-head attention ---------------------------------------------------------------------------------------------
 
 
+Rotation = Callable[[Tensor, Tensor], Tensor]
+"""Turns vectors (..., positions, head_width) by their positions: what `regard.layers.positions.Rotary` does."""
+
+
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own projection of width K = D / H (section 3.2.2).
 
-    The three projections are one matrix, `projection`: rows 0..D make queries, D..2D keys, 2D..3D values.
+    The three projections are one matrix, `projection`: first the rows that make queries, then keys, then values.
     `dropout` falls on the weights while training; `scale` None is 1 / sqrt(K).
+
+    What came later is optional: another `head_width` than D / H; fewer `key_heads` than heads, each shared by a group
+    of queries (Ainslie et al. 2023, "GQA"); no `bias`; a `rotation` of queries and keys by their positions (Su et al.
+    2021, "RoFormer").
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, scale: float | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        *,
+        head_width: int | None = None,
+        key_heads: int | None = None,
+        bias: bool = True,
+        output_bias: bool | None = None,
+        rotation: Rotation | None = None,
+    ) -> None:
         super().__init__()
-        if width % heads:
+        if head_width is None and width % heads:
             raise ValueError(f"a width of {width} cannot be cut into {heads} heads of equal width")
-        self.heads, self.dropout, self.scale = heads, dropout, scale
-        self.projection = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.heads, self.key_heads = heads, key_heads or heads
+        if heads % self.key_heads:
+            raise ValueError(f"{heads} heads cannot share {self.key_heads} heads of keys equally")
+        self.head_width = head_width or width // heads
+        self.dropout, self.scale, self.rotation = dropout, scale, rotation
+        self.query_width, self.key_width = heads * self.head_width, self.key_heads * self.head_width
+        self.projection = nn.Linear(width, self.query_width + 2 * self.key_width, bias)
+        self.output = nn.Linear(self.query_width, width, bias if output_bias is None else output_bias)
 
     def forward(self, x: Sequences, memory: Sequences | None, mask: Mask | None) -> Float[Tensor, "tokens width"]:
         """Each token of `x` looks at `memory`, or at `x` itself where memory is None (self-attention)."""
-        width = x.values.shape[-1]
         if memory is None:
             projected = x.layout.pad(self.projection(x.values))
-            queries, keys, values = (self._split(part) for part in projected.split(width, dim=-1))
+            sizes = [self.query_width, self.key_width, self.key_width]
+            queries, keys, values = (self._split(part) for part in projected.split(sizes, dim=-1))
         else:
             queries = self._split(x.layout.pad(self.project_queries(x.values)))
-            pairs = memory.layout.pad(self.project_memory(memory.values))
-            keys, values = (self._split(part) for part in pairs.split(width, dim=-1))
+            keys, values = self._split_pairs(memory.layout.pad(self.project_memory(memory.values)))
+        if self.rotation is not None:
+            positions = torch.arange(x.layout.longest, device=queries.device)
+            queries, keys = self.rotation(queries, positions), self.rotation(keys, positions)
+        keys, values = self._for_all_heads(keys), self._for_all_heads(values)
         mixed = _in_full_precision(queries, keys, values, mask, self.scale, self.dropout * self.training)
         output: Tensor = self.output(x.layout.unpad(mixed.transpose(1, 2).flatten(-2)))
         return output
 
     def step(
-        self, x: Float[Tensor, "rows width"], cache: KeyValueCache, beams: int = 1, mask: Mask | None = None
+        self,
+        x: Float[Tensor, "rows width"],
+        cache: KeyValueCache,
+        beams: int = 1,
+        mask: Mask | None = None,
+        positions: Int[Tensor, "rows"] | None = None,
     ) -> Float[Tensor, "rows width"]:
-        """One new token a row, looking at what the cache holds. Rows that share a cache row are queries of one call."""
-        queries = self._split(self.project_queries(x).view(-1, beams, x.shape[-1]))
+        """One new token a row, looking at what the cache holds. Rows that share a cache row are queries of one call.
+
+        `positions`, for a rotation: where each token stands in its text.
+        """
+        queries = self._split(self.project_queries(x).view(-1, beams, self.query_width))
+        if self.rotation is not None:
+            queries = self._rotated(queries, positions)
+        if self.key_heads < self.heads:  # heads that share their keys are queries of one head
+            queries = queries.unflatten(1, (self.key_heads, -1)).flatten(2, 3)
         mixed = _in_full_precision(queries, cache.keys, cache.values, mask, self.scale)
-        output: Tensor = self.output(mixed.transpose(1, 2).reshape(x.shape))
+        if self.key_heads < self.heads:
+            mixed = mixed.unflatten(2, (-1, beams)).flatten(1, 2)
+        output: Tensor = self.output(mixed.transpose(1, 2).reshape(len(x), self.query_width))
         return output
 
-    def remember(self, x: Float[Tensor, "rows width"], cache: KeyValueCache) -> None:
+    def remember(
+        self,
+        x: Float[Tensor, "rows width"],
+        cache: KeyValueCache,
+        positions: Int[Tensor, "rows"] | None = None,
+    ) -> None:
         """Append the key and value of one new token a row to the cache."""
-        keys, values = self._split(self.project_memory(x)[:, None], groups=2)
-        cache.append(keys, values)
+        keys, values = self._split_pairs(self.project_memory(x)[:, None])
+        cache.append(keys if self.rotation is None else self._rotated(keys, positions), values)
 
     def cache_of(self, memory: Sequences) -> KeyValueCache:
         """Keys and values of a whole memory, computed once for all the steps that will look at it."""
-        pairs = memory.layout.pad(self.project_memory(memory.values))
-        keys, values = self._split(pairs, groups=2)
+        keys, values = self._split_pairs(memory.layout.pad(self.project_memory(memory.values)))
+        if self.rotation is not None:
+            keys = self.rotation(keys, torch.arange(memory.layout.longest, device=keys.device))
         return KeyValueCache(keys, values, memory.layout.longest)
+
+    def empty_cache(self, rows: int, like: Tensor) -> KeyValueCache:
+        """A cache that has seen nothing yet."""
+        return KeyValueCache.empty(rows, self.key_heads, self.head_width, like)
 
     def steps(
         self,
         x: Float[Tensor, "queries width"],
         memory: Float[Tensor, "keys width"],
         allowed: Bool[Tensor, "queries keys"] | None = None,
+        positions: Int[Tensor, "queries"] | None = None,
+        added: Float[Tensor, "heads queries keys"] | None = None,
     ) -> dict[str, Tensor]:
         """The same for one sequence, step by step: give one row of `x` for one query, or all.
 
         `queries`, `keys`, `values` (heads, positions, head_width); the steps of the formula; `heads`, what each head
-        adds to the output (heads, queries, width); `output`, their sum and the bias (queries, width).
+        adds to the output (heads, queries, width); `output`, their sum and the bias (queries, width). With a rotation
+        (then `positions` tells where the queries stand) also `unrotated_queries` and `unrotated_keys`, before it.
         """
         queries = self._split(self.project_queries(x))
-        keys, values = self._split(self.project_memory(memory), groups=2)
-        found = {"queries": queries, "keys": keys, "values": values}
-        found |= scaled_dot_product_steps(queries, keys, values, allowed, self.scale)
+        keys, values = (self._for_all_heads(part) for part in self._split_pairs(self.project_memory(memory)))
+        found = {}
+        if self.rotation is not None:
+            assert positions is not None
+            found = {"unrotated_queries": queries, "unrotated_keys": keys}
+            queries = self.rotation(queries, positions)
+            keys = self.rotation(keys, torch.arange(len(memory), device=keys.device))
+        found |= {"queries": queries, "keys": keys, "values": values}
+        found |= scaled_dot_product_steps(queries, keys, values, allowed, self.scale, added)
         heads = found["mixed"] @ self._split(self.output.weight).transpose(-2, -1)
-        return found | {"heads": heads, "output": heads.sum(dim=0) + self.output.bias}
+        output = heads.sum(dim=0)
+        return found | {"heads": heads, "output": output if self.output.bias is None else output + self.output.bias}
 
-    def project_queries(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        width = x.shape[-1]
-        return F.linear(x, self.projection.weight[:width], self.projection.bias[:width])
+    def project_queries(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch query_width"]:
+        weight, bias = self.projection.weight, self.projection.bias
+        return F.linear(x, weight[: self.query_width], None if bias is None else bias[: self.query_width])
 
-    def project_memory(self, memory: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch two_widths"]:
+    def project_memory(self, memory: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch two_key_widths"]:
         """Keys and values, side by side."""
-        width = memory.shape[-1]
-        return F.linear(memory, self.projection.weight[width:], self.projection.bias[width:])
+        weight, bias = self.projection.weight, self.projection.bias
+        return F.linear(memory, weight[self.query_width :], None if bias is None else bias[self.query_width :])
 
-    def _split(self, x: Float[Tensor, "*batch positions width"], groups: int = 1) -> Tensor:
-        """(..., positions, groups x width) -> (groups, ..., heads, positions, head_width), without groups if one."""
-        parts: Tensor = x.unflatten(-1, (groups, self.heads, -1)).transpose(-2, -4).movedim(-3, 0)
-        return parts[0] if groups == 1 else parts
+    def _split(self, x: Float[Tensor, "*batch positions width"]) -> Float[Tensor, "*batch heads positions head_width"]:
+        heads: Tensor = x.unflatten(-1, (-1, self.head_width)).transpose(-2, -3)
+        return heads
+
+    def _split_pairs(self, pairs: Float[Tensor, "*batch positions two_key_widths"]) -> tuple[Tensor, Tensor]:
+        """Keys and values that lie side by side, each as (..., key_heads, positions, head_width)."""
+        keys, values = pairs.split(self.key_width, dim=-1)
+        return self._split(keys), self._split(values)
+
+    def _for_all_heads(self, x: Tensor) -> Tensor:
+        """(..., key_heads, positions, head_width) -> (..., heads, positions, head_width)"""
+        return x if self.key_heads == self.heads else x.repeat_interleave(self.heads // self.key_heads, dim=-3)
+
+    def _rotated(self, x: Float[Tensor, "rows heads beams head_width"], positions: Tensor | None) -> Tensor:
+        """Single tokens, each turned by its own position."""
+        assert positions is not None
+        assert self.rotation is not None
+        return self.rotation(x, positions.view(len(x), 1, -1))
 
 
 # --- the key-value cache ----------------------------------------------------------------------------------------------

@@ -30,12 +30,15 @@ FAMILIES = {
     "bert": "bert",
     "distilbert": "bert",
     "gpt2": "gpt",
+    "llama": "llama",
+    "mistral": "llama",
     "openai-gpt": "gpt",
+    "qwen2": "llama",
     "roberta": "bert",
 }
 """Hugging Face's model_type, and the module of `regard.hub` that reads and writes it."""
 
-_WRITERS = {"albert": "bert", "bert": "bert", "gpt": "gpt"}
+_WRITERS = {"albert": "bert", "bert": "bert", "gpt": "gpt", "llama": "llama"}
 """Our model_type, and the module that writes it."""
 
 _INDEX = "model.safetensors.index.json"

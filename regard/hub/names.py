@@ -34,14 +34,21 @@ def from_theirs(names: Names, weights: Mapping[str, Tensor]) -> tuple[dict[str, 
     return found, {name: value for name, value in weights.items() if name not in used}
 
 
-def to_theirs(names: Names, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors; RegardError if one of ours has no place there."""
+def to_theirs(
+    names: Names, weights: Mapping[str, Tensor], sizes: Mapping[str, list[int]] | None = None
+) -> dict[str, Tensor]:
+    """Their tensors; RegardError if one of ours has no place there.
+
+    One of ours is cut into parts of the `sizes` that stand under its name, or into equal ones.
+    """
     if unknown := sorted(weights.keys() - names.keys()):
         raise RegardError(f"no name in this format for {', '.join(unknown)}")
     found: dict[str, Tensor] = {}
     for ours, theirs in names.items():
         if ours in weights:
-            found.update(zip(theirs, weights[ours].chunk(len(theirs)), strict=True))
+            cut = (sizes or {}).get(ours)
+            parts = weights[ours].chunk(len(theirs)) if cut is None else weights[ours].split(cut)
+            found.update(zip(theirs, parts, strict=True))
     return {name: value.clone() for name, value in found.items()}
 
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from regard.attention import KeyValueCache, Mask, MultiHeadAttention
 from regard.layers.dropout import Dropout
-from regard.layers.feed_forward import FeedForward
+from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.sequences import Sequences
 
 
 class PostNorm(nn.Module):
     """LayerNorm(x + Dropout(Sublayer(x))): the paper's residual connection."""
 
-    def __init__(self, width: int, dropout: float, eps: float = 1e-5) -> None:
+    def __init__(
+        self, width: int, dropout: float, eps: float = 1e-5, norm: Callable[[int, float], nn.Module] = nn.LayerNorm
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps)
+        self.norm = norm(width, eps)
         self.dropout = Dropout(dropout)
 
     def enter(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
@@ -66,7 +69,10 @@ class EncoderLayer(nn.Module):
     """Self-attention over the whole sequence, then feed-forward."""
 
     def __init__(
-        self, self_attention: MultiHeadAttention, feed_forward: FeedForward, residual: Callable[[], PostNorm]
+        self,
+        self_attention: MultiHeadAttention,
+        feed_forward: FeedForward | GatedFeedForward,
+        residual: Callable[[], PostNorm],
     ) -> None:
         super().__init__()
         self.self_attention = self_attention
@@ -81,12 +87,17 @@ class EncoderLayer(nn.Module):
         return x.with_values(self.feed_forward_residual.leave(attended, self.feed_forward(entered_ffn)))
 
     def step(
-        self, x: Float[Tensor, "rows width"], cache: KeyValueCache, mask: Mask | None = None
+        self,
+        x: Float[Tensor, "rows width"],
+        cache: KeyValueCache,
+        mask: Mask | None = None,
+        positions: Int[Tensor, "rows"] | None = None,
     ) -> Float[Tensor, "rows width"]:
         """One new token a row, which sees itself and the past in the cache: a layer of a decoder without a source."""
         entered = self.self_attention_residual.enter(x)
-        self.self_attention.remember(entered, cache)
-        attended = self.self_attention_residual.leave(x, self.self_attention.step(entered, cache, mask=mask))
+        self.self_attention.remember(entered, cache, positions)
+        seen = self.self_attention.step(entered, cache, mask=mask, positions=positions)
+        attended = self.self_attention_residual.leave(x, seen)
         entered_ffn = self.feed_forward_residual.enter(attended)
         return self.feed_forward_residual.leave(attended, self.feed_forward(entered_ffn))
 
@@ -95,9 +106,10 @@ class EncoderLayer(nn.Module):
         x: Float[Tensor, "tokens width"],
         queries: slice,
         allowed: Bool[Tensor, "tokens tokens"] | None = None,
+        added: Float[Tensor, "heads tokens tokens"] | None = None,
     ) -> dict[str, Tensor]:
         """Every intermediate value for the chosen queries of one sequence, by name; `output` is the layer's."""
-        found = _self_attention_steps(self, x, queries, allowed)
+        found = _self_attention_steps(self, x, queries, allowed, added)
         return found | _feed_forward_steps(self, found["self_attention_residual.output"])
 
 
@@ -108,7 +120,7 @@ class DecoderLayer(nn.Module):
         self,
         self_attention: MultiHeadAttention,
         cross_attention: MultiHeadAttention,
-        feed_forward: FeedForward,
+        feed_forward: FeedForward | GatedFeedForward,
         residual: Callable[[], PostNorm],
     ) -> None:
         super().__init__()
@@ -134,11 +146,12 @@ class DecoderLayer(nn.Module):
         memory_cache: KeyValueCache,
         beams: int,
         memory_mask: Mask | None,
+        mask: Mask | None = None,
     ) -> Float[Tensor, "rows width"]:
         """The same for one new token a row; the past comes from the caches."""
         entered = self.self_attention_residual.enter(x)
         self.self_attention.remember(entered, cache)
-        attended = self.self_attention_residual.leave(x, self.self_attention.step(entered, cache))
+        attended = self.self_attention_residual.leave(x, self.self_attention.step(entered, cache, mask=mask))
         asking = self.cross_attention_residual.enter(attended)
         seen = self.cross_attention.step(asking, memory_cache, beams, memory_mask)
         informed = self.cross_attention_residual.leave(attended, seen)
@@ -151,9 +164,10 @@ class DecoderLayer(nn.Module):
         queries: slice,
         allowed: Bool[Tensor, "tokens tokens"] | None,
         memory: Float[Tensor, "source_tokens width"],
+        added: Float[Tensor, "heads tokens tokens"] | None = None,
     ) -> dict[str, Tensor]:
         """Every intermediate value for the chosen queries of one sequence, by name; `output` is the layer's."""
-        found = _self_attention_steps(self, x, queries, allowed)
+        found = _self_attention_steps(self, x, queries, allowed, added)
         attended = found["self_attention_residual.output"]
         asking = self.cross_attention_residual.enter(attended)
         found |= _named("cross_attention", self.cross_attention.steps(asking, memory))
@@ -163,11 +177,13 @@ class DecoderLayer(nn.Module):
 
 
 def _self_attention_steps(
-    layer: EncoderLayer | DecoderLayer, x: Tensor, queries: slice, allowed: Tensor | None
+    layer: EncoderLayer | DecoderLayer, x: Tensor, queries: slice, allowed: Tensor | None, added: Tensor | None
 ) -> dict[str, Tensor]:
     entered = layer.self_attention_residual.enter(x)
     chosen = None if allowed is None else allowed[queries]
-    attention = layer.self_attention.steps(entered[queries], entered, chosen)
+    of_chosen = None if added is None else added[:, queries]
+    positions = torch.arange(len(x), device=x.device)[queries]
+    attention = layer.self_attention.steps(entered[queries], entered, chosen, positions, of_chosen)
     left = layer.self_attention_residual.steps(x[queries], attention["output"])
     found = {"self_attention_residual.entered": entered[queries]} | _named("self_attention", attention)
     return found | _named("self_attention_residual", left)

@@ -1,4 +1,7 @@
-"""The position-wise feed-forward network: FFN(x) = max(0, x W1 + b1) W2 + b2 (Vaswani et al. 2017, section 3.3)."""
+"""The position-wise feed-forward network: FFN(x) = max(0, x W1 + b1) W2 + b2 (Vaswani et al. 2017, section 3.3).
+
+And its gated form, which most language models of today have.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,11 +21,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class FeedForward(nn.Module):
     """Two linear maps with a non-linearity between them, the same for every position."""
 
-    def __init__(self, width: int, inner_width: int, activation: str = "relu") -> None:
+    def __init__(self, width: int, inner_width: int, activation: str = "relu", bias: bool = True) -> None:
         super().__init__()
         self.activation = activation
-        self.inner = nn.Linear(width, inner_width)
-        self.output = nn.Linear(inner_width, width)
+        self.inner = nn.Linear(width, inner_width, bias)
+        self.output = nn.Linear(inner_width, width, bias)
 
     def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
         output: Tensor = self.output(ACTIVATIONS[self.activation](self.inner(x)))
@@ -33,3 +36,27 @@ class FeedForward(nn.Module):
         inner = self.inner(x)
         activated = ACTIVATIONS[self.activation](inner)
         return {"inner": inner, "activated": activated, "output": self.output(activated)}
+
+
+class GatedFeedForward(nn.Module):
+    """A linear map times a gate, then another: (f(x W) * x V) W2 (Shazeer 2020, "GLU Variants", equation 6).
+
+    With f = silu it is SwiGLU (Llama), with f = gelu GEGLU (T5 1.1).
+    """
+
+    def __init__(self, width: int, inner_width: int, activation: str = "silu", bias: bool = False) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gate = nn.Linear(width, inner_width, bias)
+        self.inner = nn.Linear(width, inner_width, bias)
+        self.output = nn.Linear(inner_width, width, bias)
+
+    def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
+        output: Tensor = self.output(ACTIVATIONS[self.activation](self.gate(x)) * self.inner(x))
+        return output
+
+    def steps(self, x: Float[Tensor, "*tokens width"]) -> dict[str, Tensor]:
+        """`gate` before the non-linearity, `inner`, `activated`, their product (tokens, inner width); `output`."""
+        gate, inner = self.gate(x), self.inner(x)
+        activated = ACTIVATIONS[self.activation](gate) * inner
+        return {"gate": gate, "inner": inner, "activated": activated, "output": self.output(activated)}

@@ -9,6 +9,7 @@ from regard.models.albert import Albert
 from regard.models.base import CONFIG, Model, read_json
 from regard.models.bert import Bert
 from regard.models.gpt import GPT
+from regard.models.llama import Llama
 from regard.models.rnnsearch import RNNSearch
 from regard.models.seq2seq import Seq2Seq
 from regard.models.transformer import Transformer
@@ -21,6 +22,7 @@ MODELS: dict[str, type[Model]] = {
     "awd_lstm": AwdLstm,
     "ulmfit": Ulmfit,
     "gpt": GPT,
+    "llama": Llama,
     "bert": Bert,
     "albert": Albert,
 }

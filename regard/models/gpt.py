@@ -22,14 +22,15 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, MultiHeadAttention, make_mask
+from regard.attention import MultiHeadAttention, make_mask
 from regard.errors import RegardError
 from regard.layers.blocks import EncoderLayer, PostNorm, PreNorm
 from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import FeedForward
 from regard.layers.positions import LearnedPositions
-from regard.models.base import Config, Model
-from regard.sequences import Layout, Sequences
+from regard.models.base import Config
+from regard.models.decoder import DecoderModel, language_model_loss, last_of_each
+from regard.sequences import Sequences
 
 
 class GPTConfig(Config):
@@ -92,7 +93,7 @@ PRESETS = {
 }
 
 
-class GPT(Model):
+class GPT(DecoderModel):
     """Tokens in, scores of every next token out."""
 
     config_class = GPTConfig
@@ -107,28 +108,12 @@ class GPT(Model):
         self.classifier = ExtractHead(config) if config.labels else None
         self._initialise()
 
-    def forward(self, tokens: Sequences) -> Float[Tensor, "tokens vocabulary"]:
-        """Logits of the token after each token."""
-        return self.logits(self.hidden(tokens).values)
-
-    def hidden(self, tokens: Sequences) -> Sequences:
-        """Token ids to the last hidden state, (tokens, width)."""
-        hidden: Sequences = self.decoder(self.embed(tokens))
-        return hidden
-
-    def embed(self, tokens: Sequences) -> Sequences:
-        """embedding + position: where the residual stream begins."""
-        placed = self.positions(self.lookup(tokens.values), tokens.layout.positions)
-        return tokens.with_values(self.dropout(placed))
-
-    def lookup(self, tokens: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens width"]:
-        """Rows of the embedding matrix."""
-        found: Tensor = self.embedding(tokens)
-        return found
-
-    def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
-        """Scores of every word of the vocabulary."""
-        return F.linear(hidden, (self.output or self.embedding).weight)
+    def place(
+        self, embedded: Float[Tensor, "tokens width"], positions: Int[Tensor, "tokens"]
+    ) -> Float[Tensor, "tokens width"]:
+        """embedding + position."""
+        placed: Tensor = self.positions(embedded, positions)
+        return placed
 
     # The classifying head reads the last token of each text: the extract token (section 3.2, equation 3).
 
@@ -150,40 +135,6 @@ class GPT(Model):
             raise RegardError("this model has no classifying head: give its configuration `labels`")
         scores: Tensor = self.classifier(extracted)
         return scores
-
-    # What generation knows of a model: start and step here, select on the state.
-
-    def start(self, source: Sequences) -> GPTState:
-        """Read all but the last token of each text at once; `step` goes on from there, with the last one first."""
-        if min(source.lengths, default=0) < 1:
-            raise RegardError("a text to go on from needs at least one token")
-        read = Sequences.of([row[:-1] for row in source])
-        longest = read.layout.longest
-        missing = longest - read.layout.length_tensor
-        caches = self._read(read) if longest else [self._empty(len(read)) for _ in self.decoder.layers]
-        return GPTState(caches, None if read.layout.even else missing)
-
-    def step(self, tokens: Int[Tensor, "rows"], state: GPTState) -> tuple[Float[Tensor, "rows vocabulary"], GPTState]:
-        """Logits after one more token in each row; the state grows by that position."""
-        hidden = self.positions(self.lookup(tokens), state.positions(tokens))
-        mask = state.mask()
-        for layer, cache in zip(self.decoder.layers, state.caches, strict=True):
-            hidden = _layer(layer).step(hidden, cache, mask)
-        return self.logits(self.decoder.norm(hidden)), state
-
-    def _read(self, tokens: Sequences) -> list[KeyValueCache]:
-        """Keys and values of every layer, each row moved to the right end of its cache."""
-        x, mask, caches = self.embed(tokens), make_mask(tokens.layout, tokens.layout, causal=True), []
-        for number, layer in enumerate(self.decoder.layers, start=1):
-            entered = x.with_values(_layer(layer).self_attention_residual.enter(x.values))
-            caches.append(_aligned(_layer(layer).self_attention.cache_of(entered), tokens.layout))
-            if number < self.config.n_layer:  # nobody asks for what leaves the last layer
-                x = layer(x, mask)
-        return caches
-
-    def _empty(self, rows: int) -> KeyValueCache:
-        heads = self.config.n_head
-        return KeyValueCache.empty(rows, heads, self.config.n_embd // heads, self.embedding.weight)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -240,32 +191,6 @@ class ExtractHead(nn.Module):
         return {"extracted": x[-1:], "output": self.output(x[-1:])}
 
 
-@dataclass
-class GPTState:
-    """Keys and values of all tokens read so far, rows aligned at their right end."""
-
-    caches: list[KeyValueCache]
-    missing: Int[Tensor, "rows"] | None
-    """For each row how many places at the left of its caches hold no token; None where all rows are full."""
-
-    def positions(self, tokens: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
-        """Where the next token of each row stands in its text."""
-        length = torch.full_like(tokens, self.caches[0].length)
-        return length if self.missing is None else length - self.missing
-
-    def mask(self) -> Mask | None:
-        """What the next token of each row may look at: itself and what came before it."""
-        if self.missing is None:
-            return None
-        places = torch.arange(self.caches[0].length + 1, device=self.missing.device)
-        return Mask((places >= self.missing[:, None])[:, None, None])
-
-    def select(self, rows: Int[Tensor, "chosen"]) -> GPTState:
-        """The state of the chosen rows, in that order."""
-        missing = None if self.missing is None else self.missing[rows]
-        return GPTState([cache.select(rows) for cache in self.caches], missing)
-
-
 # --- a task as one sequence (figure 1) --------------------------------------------------------------------------------
 
 
@@ -309,13 +234,6 @@ def with_more_tokens(model: GPT, count: int, labels: Sequence[str] = ()) -> GPT:
 # --- what training minimises ------------------------------------------------------------------------------------------
 
 
-def language_model_loss(model: GPT, hidden: Sequences, tokens: Sequences) -> Float[Tensor, ""]:
-    """L1 (equation 1): mean negative log-probability of every token but the first of each text."""
-    layout = tokens.layout
-    going_on = (layout.positions < layout.length_tensor[layout.rows] - 1).nonzero()[:, 0]
-    return F.cross_entropy(model.logits(hidden.values[going_on]), tokens.values[going_on + 1])
-
-
 def fine_tuning_loss(
     model: GPT, tokens: Sequences, answers: Int[Tensor, "questions"], choices: int = 1, weight: float = 0.5
 ) -> Float[Tensor, ""]:
@@ -330,13 +248,6 @@ def fine_tuning_loss(
     return F.cross_entropy(scores, answers) + weight * language_model_loss(model, hidden, tokens)
 
 
-def last_of_each(hidden: Sequences) -> Float[Tensor, "rows width"]:
-    """The hidden state of the last token of every text."""
-    if 0 in hidden.lengths:
-        raise RegardError("a text to judge needs at least one token")
-    return hidden.values[hidden.layout.offsets[1:] - 1]
-
-
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
@@ -346,18 +257,3 @@ def _scale(config: GPTConfig, number: int) -> float | None:
         return None
     scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
     return scale / (number + 1) if config.scale_attn_by_inverse_layer_idx else scale
-
-
-def _aligned(cache: KeyValueCache, layout: Layout) -> KeyValueCache:
-    """Move each row of a cache from the left end to the right; what stands before it is hidden by the mask."""
-    if layout.even:
-        return cache
-    places = torch.arange(layout.longest, device=layout.device) - (layout.longest - layout.length_tensor)[:, None]
-    chosen = places.clamp_min(0)[:, None, :, None].expand_as(cache.keys)
-    return KeyValueCache(cache.keys.gather(2, chosen), cache.values.gather(2, chosen), layout.longest)
-
-
-def _layer(layer: nn.Module) -> EncoderLayer:
-    """A ModuleList forgets what it holds; this tells the type checker."""
-    assert isinstance(layer, EncoderLayer)
-    return layer

@@ -20,6 +20,7 @@ from regard.models.base import CONFIG, Model, read_json
 from regard.models.bert import Bert
 from regard.models.catalog import load_model, model_class
 from regard.models.gpt import GPT
+from regard.models.llama import Llama
 from regard.models.rnnsearch import RNNSearch
 from regard.models.seq2seq import Seq2Seq
 from regard.models.transformer import Transformer
@@ -32,7 +33,7 @@ from regard.pretrained import DEFAULT, find, names
 Pipeline = TextToText | LanguageModel | TextReader
 
 _TRANSLATORS = (Transformer, Seq2Seq, RNNSearch)
-_LANGUAGE_MODELS = (GPT, AwdLstm)
+_LANGUAGE_MODELS = (GPT, Llama, AwdLstm)
 _READERS = (Bert, Albert, Ulmfit, GPT)
 
 

@@ -20,14 +20,13 @@ from regard import RegardError, Sequences
 from regard.attention import causal_mask
 from regard.generation.search import Search, search
 from regard.hub import gpt as hub
+from regard.models.decoder import language_model_loss, last_of_each
 from regard.models.gpt import (
     GPT,
     PRESETS,
     GPTConfig,
     TaskTokens,
     fine_tuning_loss,
-    language_model_loss,
-    last_of_each,
     with_more_tokens,
 )
 

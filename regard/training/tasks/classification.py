@@ -15,7 +15,8 @@ from regard.errors import RegardError
 from regard.modalities.subwords import Subwords
 from regard.models.base import Model
 from regard.models.bert import Bert
-from regard.models.gpt import GPT, language_model_loss, last_of_each
+from regard.models.decoder import language_model_loss, last_of_each
+from regard.models.gpt import GPT
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
 from regard.training.tasks import begin_from
