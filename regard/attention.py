@@ -92,8 +92,8 @@ class Mask:
     `added`, where there is one, goes to the scores of every layer: what relative positions say (T5).
     """
 
-    allowed: Bool[Tensor, "rows 1 queries keys"]
-    added: Float[Tensor, "1 heads queries keys"] | None = None
+    allowed: Bool[Tensor, "rows 1 #queries #keys"]
+    added: Float[Tensor, "1 heads #queries #keys"] | None = None
 
     def bias(self, dtype: torch.dtype) -> Float[Tensor, "rows heads queries keys"]:
         """0 where allowed, a very low finite score elsewhere (-inf would make NaN of a row without a key)."""

@@ -27,7 +27,6 @@ def export(
     if folder.exists():
         raise RegardError(f"{folder} is there already: name a folder that does not exist yet")
     loaded = load(model)
-    if isinstance(loaded, TextToText):
-        raise RegardError(f"transformers has no model like {model}: translators cannot be exported yet")
-    write_folder(loaded.model, loaded.tokenizer, folder)
+    tokenizer = loaded.codec if isinstance(loaded, TextToText) else loaded.tokenizer
+    write_folder(loaded.model, tokenizer, folder)
     print(f"wrote {folder}")

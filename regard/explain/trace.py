@@ -119,10 +119,12 @@ class Trace:
         if isinstance(layer, AttentiveLayer):
             return layer.steps(x, queries, self._memory(row))
         seen = causal_mask(len(x), len(x), x.device) if place.startswith("decoder.") else None
+        stack: Any = self.model.get_submodule(place.split(".")[0])
+        added = stack.added_to_scores(len(x)) if hasattr(stack, "added_to_scores") else None
         if isinstance(layer, DecoderLayer):
-            return layer.steps(x, queries, seen, self._memory(row))
+            return layer.steps(x, queries, seen, self._memory(row), added)
         assert isinstance(layer, EncoderLayer)
-        return layer.steps(x, queries, seen)
+        return layer.steps(x, queries, seen, added)
 
     @torch.no_grad()
     def proof(self, place: str, queries: slice = EVERY, row: int = 0) -> float:
@@ -142,6 +144,9 @@ class Trace:
             return found
         if hasattr(self.model.encoder if hasattr(self.model, "encoder") else None, "embedding"):  # ULMFiT
             return {"output": self.model.encoder.embedding(ids)}
+        if hasattr(self.model, "embedding_steps"):
+            steps: dict[str, Tensor] = self.model.embedding_steps(ids, positions, of_target)
+            return steps
         lookup = self.model.lookup_target if of_target and hasattr(self.model, "lookup_target") else self.model.lookup
         looked_up = lookup(ids)
         if not hasattr(self.model, "positions"):

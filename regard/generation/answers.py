@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from regard.generation.search import Generator, Hypothesis, Search, search
+from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec
 from regard.sequences import Sequences
 
 
 def answer(
     model: Generator,
-    codec: Codec,
+    codec: Codec | SubwordCodec,
     texts: Sequence[str],
     how: Search,
     batch_tokens: int = 4096,

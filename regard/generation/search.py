@@ -60,6 +60,21 @@ class Search:
     """And at most this many in all. Where it continues its source, that counts as a part of it in both."""
     forbidden: tuple[int, ...] = ()
     """Tokens that are never produced."""
+    first: int | None = None
+    """The first token of every answer, where it is given (BART)."""
+
+    @classmethod
+    def of_translator(cls, config: Any, beams: int, length_penalty: float) -> Search:
+        """How answers of an encoder-decoder are searched: its special tokens, and its limit on their length."""
+        return cls(
+            config.bos_token_id,
+            config.eos_token_id,
+            beams,
+            length_penalty,
+            limit=config.max_position_embeddings - 1,  # what begins the answer takes a place as well
+            forbidden=tuple({config.pad_token_id, config.bos_token_id} - {config.eos_token_id}),
+            first=getattr(config, "forced_bos_token_id", None),
+        )
 
     def longest(self, source_length: int) -> int:
         """Most tokens of an answer to a source of this length, not counting the source if it goes on from there."""
@@ -100,7 +115,7 @@ def _greedy(model: Generator, source: Sequences, how: Search) -> list[Hypothesis
     finished = [False] * rows
     for length in range(1, int(limits.max()) + 1):
         logits, state = model.step(tokens, state)
-        log_probabilities, tokens = _log_softmax(logits, how).max(dim=-1)
+        log_probabilities, tokens = _log_softmax(logits, how, length).max(dim=-1)
         sums[active] += log_probabilities
         for row, token in zip(active.tolist(), tokens.tolist(), strict=True):
             if token == how.eos:
@@ -132,7 +147,7 @@ def _beam_search(model: Generator, source: Sequences, how: Search) -> list[list[
     history = torch.empty(len(source), beams, 0, dtype=torch.long, device=device)
     for length in range(1, max(limits) + 1):
         logits, state = model.step(tokens, state)
-        candidates = sums[:, :, None] + _log_softmax(logits, how).view(len(active), beams, -1)
+        candidates = sums[:, :, None] + _log_softmax(logits, how, length).view(len(active), beams, -1)
         vocabulary = candidates.shape[-1]
         # With 2 x beams candidates at least `beams` of them do not end here.
         top, places = candidates.flatten(1).topk(min(2 * beams, beams * vocabulary), dim=-1)
@@ -200,8 +215,15 @@ def _hypothesis(tokens: list[int], log_probability: float, finished: bool, how: 
     return Hypothesis(tuple(tokens), log_probability, score, finished)
 
 
-def _log_softmax(logits: Tensor, how: Search) -> Tensor:
-    """Log-probabilities of the model; what is forbidden is never chosen, the others keep their probability."""
+def _log_softmax(logits: Tensor, how: Search, length: int) -> Tensor:
+    """Log-probabilities of the model; what is forbidden is never chosen, the others keep their probability.
+
+    A first token that is given is certain.
+    """
+    if length == 1 and how.first is not None:
+        return torch.full_like(logits, -torch.inf, dtype=torch.float32).index_fill_(
+            1, torch.tensor([how.first], device=logits.device), 0.0
+        )
     log_probabilities = logits.float().log_softmax(dim=-1)
     if how.forbidden:
         log_probabilities[:, list(how.forbidden)] = -torch.inf

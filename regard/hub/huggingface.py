@@ -20,27 +20,35 @@ from torch import Tensor
 
 from regard.errors import RegardError, unknown
 from regard.files import written_aside
-from regard.hub.tokenizers import read_tokenizer
-from regard.modalities.subwords import Subwords
+from regard.hub.tokenizers import read_codec, read_tokenizer, subword_codec
+from regard.modalities.subwords import SubwordCodec, Subwords
+from regard.modalities.text import Codec
 from regard.models.base import CONFIG, WEIGHTS, Config, Model, check_weights, read_json
 from regard.models.catalog import MODELS
+from regard.models.transformer import Transformer
 
 FAMILIES = {
     "albert": "bert",
+    "bart": "bart",
     "bert": "bert",
     "distilbert": "bert",
     "gpt2": "gpt",
     "llama": "llama",
+    "marian": "bart",
     "mistral": "llama",
     "openai-gpt": "gpt",
+    "pegasus": "bart",
     "qwen2": "llama",
     "roberta": "bert",
+    "t5": "t5",
 }
 """Hugging Face's model_type, and the module of `regard.hub` that reads and writes it."""
 
-_WRITERS = {"albert": "bert", "bert": "bert", "gpt": "gpt", "llama": "llama"}
+_WRITERS = {"albert": "bert", "bert": "bert", "gpt": "gpt", "llama": "llama", "t5": "t5", "transformer": "bart"}
 """Our model_type, and the module that writes it."""
 
+_GENERATION = "generation_config.json"
+_OF_GENERATION = ("decoder_start_token_id", "eos_token_id", "forced_bos_token_id", "pad_token_id")
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OTHERS = ("*.h5", "*.msgpack", "*.onnx")
@@ -81,34 +89,54 @@ def find_on_hub(name: str) -> Path:
         ) from error
 
 
-def read_folder(folder: Path) -> tuple[Model, Subwords]:
-    """Model, in float32 and ready to answer, and tokenizer. Raises RegardError; nothing is left half loaded."""
-    fields = read_json(folder / CONFIG)
+def read_folder(folder: Path) -> tuple[Model, Subwords | SubwordCodec]:
+    """Model, in float32 and ready to answer, and tokenizer; of a translator two tokenizers, source and target.
+
+    Raises RegardError; nothing is left half loaded.
+    """
+    fields = _read_fields(folder)
     family, kind = family_of(fields)
     config = family.read_config(fields)
     model = kind(config)
     weights = family.read_weights(config, read_tensors(folder))
     check_weights(model, weights, folder)
     model.load_state_dict(weights)
-    tokenizer = read_tokenizer(folder, fields)
-    if tokenizer.vocab_size > config.vocab_size:  # type: ignore[attr-defined]
-        raise RegardError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model's vocabulary {config.vocab_size}"  # type: ignore[attr-defined]
-        )
+    tokenizer = read_codec(folder, fields) if isinstance(model, Transformer) else read_tokenizer(folder, fields)
+    sides = (tokenizer.source, tokenizer.target) if isinstance(tokenizer, SubwordCodec) else (tokenizer,)
+    tokens, room = max(side.vocab_size for side in sides), int(model.config.vocab_size)
+    if tokens > room:
+        raise RegardError(f"{folder}: the tokenizer has {tokens} tokens, the model's vocabulary {room}")
     return model.eval(), tokenizer
 
 
-def write_folder(model: Model, tokenizer: Subwords, folder: Path) -> None:
-    """A folder that transformers loads with the same logits; whole, or not at all."""
+def write_folder(model: Model, tokenizer: Subwords | SubwordCodec | Codec, folder: Path) -> None:
+    """A folder that transformers loads with the same logits; whole, or not at all.
+
+    Of a translator's two tokenizers transformers finds that of the source; the other is `target_tokenizer.json`.
+    """
     family = _family_that_writes(model)
     weights = family.write_weights(model.config, {name: value.cpu() for name, value in model.state_dict().items()})
     with written_aside(folder) as aside:
         aside.mkdir()
-        config = json.dumps(family.write_config(model.config), indent=2)
-        (aside / CONFIG).write_text(config + "\n", encoding="utf-8")
+        fields = family.write_config(model.config)
+        _write_json(aside / CONFIG, fields)
+        if isinstance(model, Transformer):
+            _write_json(aside / _GENERATION, {name: fields[name] for name in _OF_GENERATION if name in fields})
+            _write_json(aside / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
         held = {name: value.contiguous().clone() for name, value in weights.items()}
         (aside / WEIGHTS).write_bytes(save(held, metadata={"format": "pt"}))
-        tokenizer.save(aside)
+        (subword_codec(tokenizer) if isinstance(tokenizer, Codec) else tokenizer).save(aside)
+
+
+def _read_fields(folder: Path) -> dict[str, Any]:
+    """`config.json`, and how answers begin and end from `generation_config.json` where the former does not say it."""
+    fields = read_json(folder / CONFIG)
+    told = read_json(folder / _GENERATION) if (folder / _GENERATION).is_file() else {}
+    return {**fields, **{name: told[name] for name in _OF_GENERATION if name in told and fields.get(name) is None}}
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def family_of(fields: dict[str, Any]) -> tuple[Family, type[Model]]:

@@ -1,10 +1,12 @@
 """The tokenizer of a Hugging Face folder, in whichever of its files it is kept.
 
-`tokenizer.json` where there is one; else `vocab.txt` (BERT), `vocab.json` with `merges.txt` (GPT-2, RoBERTa).
+`tokenizer.json` where there is one; else `vocab.txt` (BERT), `vocab.json` with `merges.txt` (GPT-2, RoBERTa, BART),
+`source.spm`, `target.spm` and `vocab.json` (Marian), `spiece.model` (T5).
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from regard.errors import RegardError
-from regard.modalities.subwords import Special, Subwords
-from regard.modalities.text import SOURCE_FILE
+from regard.hub.sentencepiece import NORMAL, read_pieces, unigram
+from regard.hub.sentencepiece import UNKNOWN as UNKNOWN_PIECE
+from regard.modalities.subwords import Special, SubwordCodec, Subwords
+from regard.modalities.text import EOS, PAD, SOURCE_FILE, TARGET_FILE, UNKNOWN, Codec, Tokenizer
 from regard.models.base import read_json
+
+_LANGUAGE = re.compile(r">>.+<<")  # Marian's models of several languages are told by such a token which one to write
 
 
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> Subwords:
@@ -25,12 +31,75 @@ def read_tokenizer(folder: Path, config: dict[str, Any]) -> Subwords:
         inner = _word_pieces(folder)
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         inner = _byte_pairs(folder, str(config.get("model_type")))
+    elif (folder / "spiece.model").is_file() and config.get("model_type") == "t5":
+        inner = _of_t5(folder)
     else:
         raise RegardError(
             f"{folder} has no tokenizer that can be read: it needs tokenizer.json, vocab.txt, or vocab.json with "
             "merges.txt; AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) in transformers writes the first"
         )
     return _with_special(Subwords(inner, Special()), folder, config)
+
+
+def read_codec(folder: Path, config: dict[str, Any]) -> SubwordCodec:
+    """The tokenizers of a translator, source and target; most families have one for both."""
+    if (folder / "source.spm").is_file() and not (folder / SOURCE_FILE).is_file():
+        return _of_marian(folder, config)
+    source = read_tokenizer(folder, config)
+    if not (folder / TARGET_FILE).is_file():
+        return SubwordCodec(source, source)
+    return SubwordCodec(source, _with_special(Subwords.from_file(folder / TARGET_FILE, Special()), folder, config))
+
+
+def subword_codec(codec: Codec) -> SubwordCodec:
+    """Our own tokenizers with the end token put on by the tokenizer itself, as other programs expect it."""
+    source = _ended(codec.source)
+    return SubwordCodec(source, source if codec.target is codec.source else _ended(codec.target))
+
+
+def _ended(tokenizer: Tokenizer) -> Subwords:
+    inner = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    _end_with(inner, EOS, tokenizer.eos)
+    return Subwords(inner, Special(tokenizer.bos, tokenizer.eos, tokenizer.pad))
+
+
+def _end_with(inner: tokenizers.Tokenizer, name: str, token: int) -> None:
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"$A {name}", pair=f"$A {name} $B {name}", special_tokens=[(name, token)]
+    )
+
+
+def _of_marian(folder: Path, config: dict[str, Any]) -> SubwordCodec:
+    """Two SentencePiece models whose pieces are numbered by one `vocab.json`."""
+    vocabulary = read_json(folder / "vocab.json")
+    sides = []
+    for name in ("source.spm", "target.spm"):
+        pieces = read_pieces(folder / name)
+        scores = dict(zip(pieces.names, pieces.scores, strict=True))
+        names = sorted(vocabulary, key=lambda piece: int(vocabulary[piece]))
+        if [vocabulary[piece] for piece in names] != list(range(len(names))) or UNKNOWN not in vocabulary:
+            raise RegardError(f"{folder / 'vocab.json'} does not number its pieces from 0, or has no {UNKNOWN}")
+        # A piece that only the other side has is taken where nothing else fits.
+        least = min(pieces.scores) - 1000.0
+        kinds = [UNKNOWN_PIECE if piece == UNKNOWN else NORMAL for piece in names]
+        inner = unigram(names, [scores.get(piece, least) for piece in names], kinds, pieces.normalization)
+        special = [piece for piece in names if piece in (EOS, PAD, UNKNOWN) or _LANGUAGE.fullmatch(piece)]
+        inner.add_special_tokens(special)
+        if EOS not in vocabulary:
+            raise RegardError(f"{folder / 'vocab.json'} has no token {EOS}")
+        _end_with(inner, EOS, vocabulary[EOS])
+        sides.append(Subwords(inner, Special(None, vocabulary[EOS], vocabulary.get(PAD))))
+    return SubwordCodec(*sides)
+
+
+def _of_t5(folder: Path) -> tokenizers.Tokenizer:
+    """One SentencePiece model, and a hundred tokens more that stand for what was left out of a text."""
+    pieces = read_pieces(folder / "spiece.model")
+    inner = unigram(pieces.names, pieces.scores, pieces.kinds, pieces.normalization)
+    inner.add_special_tokens([piece for piece in (EOS, PAD, UNKNOWN) if piece in pieces.names])
+    inner.add_special_tokens([f"<extra_id_{99 - number}>" for number in range(100)])
+    _end_with(inner, EOS, pieces.names.index(EOS))
+    return inner
 
 
 def _with_special(tokenizer: Subwords, folder: Path, config: dict[str, Any]) -> Subwords:

@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from regard.errors import RegardError
-from regard.modalities.text import SOURCE_FILE, Piece
+from regard.modalities.text import SOURCE_FILE, TARGET_FILE, Piece
 from regard.models.base import read_json
 
 _SPECIAL_FILE = "special_tokens_map.json"
@@ -114,6 +114,20 @@ class Subwords:
         ids = {kind: getattr(self.special, kind) for kind in _KINDS}
         names = {f"{kind}_token": self.inner.id_to_token(token) for kind, token in ids.items() if token is not None}
         (folder / _SPECIAL_FILE).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class SubwordCodec:
+    """How a translator from elsewhere reads and writes; its tokenizers put the special tokens around a text."""
+
+    source: Subwords
+    target: Subwords
+
+    def save(self, folder: Path) -> None:
+        if self.target is not self.source:
+            self.target.save(folder)
+            (folder / SOURCE_FILE).rename(folder / TARGET_FILE)
+        self.source.save(folder)
 
 
 def train_subwords(kind: str, texts: Iterable[str], vocab_size: int) -> Subwords:

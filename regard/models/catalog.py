@@ -12,6 +12,7 @@ from regard.models.gpt import GPT
 from regard.models.llama import Llama
 from regard.models.rnnsearch import RNNSearch
 from regard.models.seq2seq import Seq2Seq
+from regard.models.t5 import T5
 from regard.models.transformer import Transformer
 from regard.models.ulmfit import AwdLstm, Ulmfit
 
@@ -19,6 +20,7 @@ MODELS: dict[str, type[Model]] = {
     "seq2seq": Seq2Seq,
     "rnnsearch": RNNSearch,
     "transformer": Transformer,
+    "t5": T5,
     "awd_lstm": AwdLstm,
     "ulmfit": Ulmfit,
     "gpt": GPT,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from regard.attention import KeyValueCache, Mask, MultiHeadAttention, make_mask
 from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import FeedForward
-from regard.layers.positions import SinusoidalPositions
+from regard.layers.positions import LearnedPositions, SinusoidalPositions
 from regard.models.base import Config, Model
 from regard.sequences import Layout, Sequences
 
@@ -45,14 +45,28 @@ class TransformerConfig(Config):
     """F: inner width of the feed-forward network."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On the output of each sublayer and on the sum of embedding and position (section 5.4)."""
-    activation_function: Literal["relu", "gelu"] = "relu"
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the attention weights."""
+    activation_function: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
     normalize_before: bool = False
     """Norm before each sublayer (and once at the end) instead of after it."""
+    normalize_embedding: bool = False
+    """A norm after embedding and position as well (BART)."""
+    scale_embedding: bool = True
+    """Multiply embeddings by sqrt(d_model) (section 3.4)."""
+    positions: Literal["sinusoids", "sinusoids-in-halves", "learned"] = "sinusoids"
+    """Sines and cosines in turn, as in the paper; all sines, then all cosines (Marian); or learned vectors (BART)."""
+    first_position: int = Field(0, ge=0)
+    """How many rows of a learned table stand before that of position 0."""
+    logits_bias: bool = False
+    """A number for each word is added to its score. It is not trained here (Marian, BART)."""
     max_position_embeddings: int = Field(1024, gt=0)
     """Longest text accepted, in tokens. Sinusoids need no limit; memory and training lengths do."""
     pad_token_id: int = Field(0, ge=0)
     bos_token_id: int = Field(1, ge=0)
     """Begins the decoder's input."""
+    forced_bos_token_id: int | None = Field(None, ge=0)
+    """The first token of every answer, where it is given (BART)."""
     eos_token_id: int = Field(2, ge=0)
     """Ends every source and every target."""
 
@@ -72,12 +86,17 @@ PRESETS = {
 class Transformer(Model):
     """Source tokens in, scores of every next target token out."""
 
-    config_class = TransformerConfig
+    config_class: ClassVar[type[Config]] = TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.positions = SinusoidalPositions(config.d_model)
+        self.positions = _positions(config)
+        self.target_positions = _positions(config)
+        self.embedding_norm = _embedding_norm(config)
+        self.target_embedding_norm = _embedding_norm(config)
+        self.output_bias: Tensor | None
+        self.register_buffer("output_bias", torch.zeros(config.vocab_size) if config.logits_bias else None)
         self.dropout = Dropout(config.dropout)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -94,22 +113,47 @@ class Transformer(Model):
 
     def decode(self, target: Sequences, memory: Sequences) -> Sequences:
         """Target ids and the memory to the decoder's last hidden state, (target tokens, width)."""
-        hidden: Sequences = self.decoder(self.embed(target), memory)
+        hidden: Sequences = self.decoder(self.embed_target(target), memory)
         return hidden
 
-    def embed(self, tokens: Sequences) -> Sequences:
-        """embedding * sqrt(d_model) + position: where the residual stream begins."""
-        placed = self.positions(self.lookup(tokens.values), tokens.layout.positions)
-        return tokens.with_values(self.dropout(placed))
+    def embed(self, source: Sequences) -> Sequences:
+        """embedding * sqrt(d_model) + position: where the encoder's residual stream begins."""
+        placed = self.positions(self.lookup(source.values), source.layout.positions)
+        return source.with_values(self.dropout(self.embedding_norm(placed)))
+
+    def embed_target(self, target: Sequences) -> Sequences:
+        """The same where the decoder's begins."""
+        placed = self.place_target(self.lookup(target.values), target.layout.positions)
+        return target.with_values(self.dropout(placed))
+
+    def place_target(
+        self, embedded: Float[Tensor, "tokens width"], positions: Int[Tensor, "tokens"]
+    ) -> Float[Tensor, "tokens width"]:
+        """Embeddings of target tokens with their positions."""
+        placed: Tensor = self.target_embedding_norm(self.target_positions(embedded, positions))
+        return placed
 
     def lookup(self, tokens: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens width"]:
         """Rows of the embedding matrix, scaled by sqrt(d_model) (section 3.4)."""
         found: Tensor = self.embedding(tokens)
-        return found * math.sqrt(self.config.d_model)
+        return found * math.sqrt(self.config.d_model) if self.config.scale_embedding else found
+
+    def embedding_steps(
+        self, ids: Int[Tensor, "tokens"], positions: Int[Tensor, "tokens"], of_target: bool
+    ) -> dict[str, Tensor]:
+        """`lookup`, `encoding` (the positions), their sum, and what a norm makes of it; each (tokens, width)."""
+        looked_up = self.lookup(ids)
+        found = {"lookup": looked_up}
+        found |= (self.target_positions if of_target else self.positions).steps(looked_up, positions)
+        if self.config.normalize_embedding:
+            norm = self.target_embedding_norm if of_target else self.embedding_norm
+            found |= {"added": found.pop("output")}
+            found["output"] = norm(found["added"])
+        return found
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """Scores of every word of the vocabulary: dot products with the embedding matrix."""
-        return F.linear(hidden, self.embedding.weight)
+        return F.linear(hidden, self.embedding.weight, self.output_bias)
 
     # What generation knows of a model: start and step here, select on the state.
 
@@ -118,14 +162,10 @@ class Transformer(Model):
         memory = self.encode(source)
         memory_mask = make_mask(Layout((1,) * len(source), source.layout.device), source.layout)
         rows = torch.arange(len(source), device=source.layout.device)
-        config = self.config
-        head_width = config.d_model // config.attention_heads
+        layers = [_decoder_layer(layer) for layer in self.decoder.layers]
         return DecoderState(
-            [
-                KeyValueCache.empty(len(source), config.attention_heads, head_width, memory.values)
-                for _ in self.decoder.layers
-            ],
-            [_decoder_layer(layer).cross_attention.cache_of(memory) for layer in self.decoder.layers],
+            [layer.self_attention.empty_cache(len(source), memory.values) for layer in layers],
+            [layer.cross_attention.cache_of(memory) for layer in layers],
             memory_mask,
             rows,
         )
@@ -135,10 +175,14 @@ class Transformer(Model):
     ) -> tuple[Float[Tensor, "rows vocabulary"], DecoderState]:
         """Logits after one more token in each row; the state grows by that position."""
         positions = torch.full_like(tokens, state.length)
-        hidden = self.positions(self.lookup(tokens), positions)
+        hidden, mask = self.place_target(self.lookup(tokens), positions), self.step_mask(state)
         for layer, cache, memory_cache in zip(self.decoder.layers, state.caches, state.memory_caches, strict=True):
-            hidden = _decoder_layer(layer).step(hidden, cache, memory_cache, state.beams, state.memory_mask)
+            hidden = _decoder_layer(layer).step(hidden, cache, memory_cache, state.beams, state.memory_mask, mask)
         return self.logits(self.decoder.norm(hidden)), state
+
+    def step_mask(self, state: DecoderState) -> Mask | None:
+        """What the next token may look at among those before it: all of them."""
+        return None
 
     def _initialise(self) -> None:
         """Xavier uniform for every matrix, as in the paper's own code; embeddings with deviation 1 / sqrt(d_model)."""
@@ -150,7 +194,8 @@ class Transformer(Model):
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
+        for embedding in (part for part in self.modules() if isinstance(part, nn.Embedding)):
+            nn.init.normal_(embedding.weight, std=self.config.d_model**-0.5)
 
 
 class Encoder(nn.Module):
@@ -231,7 +276,7 @@ def _decoder_layer(layer: nn.Module) -> DecoderLayer:
 
 
 def _attention(config: TransformerConfig) -> MultiHeadAttention:
-    return MultiHeadAttention(config.d_model, config.attention_heads)
+    return MultiHeadAttention(config.d_model, config.attention_heads, config.attention_dropout)
 
 
 def _feed_forward(config: TransformerConfig) -> FeedForward:
@@ -240,6 +285,17 @@ def _feed_forward(config: TransformerConfig) -> FeedForward:
 
 def _residual(config: TransformerConfig) -> PostNorm:
     return (PreNorm if config.normalize_before else PostNorm)(config.d_model, config.dropout)
+
+
+def _positions(config: TransformerConfig) -> SinusoidalPositions | LearnedPositions:
+    if config.positions == "learned":
+        first = config.first_position
+        return LearnedPositions(config.max_position_embeddings + first, config.d_model, first)
+    return SinusoidalPositions(config.d_model, in_turn=config.positions == "sinusoids")
+
+
+def _embedding_norm(config: TransformerConfig) -> nn.Module:
+    return nn.LayerNorm(config.d_model) if config.normalize_embedding else nn.Identity()
 
 
 def _last_norm(config: TransformerConfig) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import Any
 from regard.errors import RegardError
 from regard.hub import gguf
 from regard.hub.huggingface import find_on_hub, is_huggingface, read_folder
-from regard.modalities.subwords import Subwords
+from regard.modalities.subwords import SubwordCodec, Subwords
 from regard.modalities.text import Codec
 from regard.models.albert import Albert
 from regard.models.base import CONFIG, Model, read_json
@@ -24,6 +24,7 @@ from regard.models.gpt import GPT
 from regard.models.llama import Llama
 from regard.models.rnnsearch import RNNSearch
 from regard.models.seq2seq import Seq2Seq
+from regard.models.t5 import T5
 from regard.models.transformer import Transformer
 from regard.models.ulmfit import AwdLstm, Ulmfit
 from regard.pipelines.language_model import LanguageModel
@@ -33,7 +34,7 @@ from regard.pretrained import DEFAULT, find, names
 
 Pipeline = TextToText | LanguageModel | TextReader
 
-_TRANSLATORS = (Transformer, Seq2Seq, RNNSearch)
+_TRANSLATORS = (Transformer, T5, Seq2Seq, RNNSearch)
 _LANGUAGE_MODELS = (GPT, Llama, AwdLstm)
 _READERS = (Bert, Albert, Ulmfit, GPT)
 
@@ -76,7 +77,9 @@ def _folder_of(name: str) -> Path:
     return find_on_hub(name) if of_the_hub and name not in names() else find(name)
 
 
-def _pipeline(name: str, model: Model, tokenizer: Subwords) -> Pipeline:
+def _pipeline(name: str, model: Model, tokenizer: Subwords | SubwordCodec) -> Pipeline:
+    if isinstance(tokenizer, SubwordCodec):
+        return TextToText(name, model, tokenizer)
     if isinstance(model, _LANGUAGE_MODELS) and not getattr(model.config, "labels", ()):
         return LanguageModel(name, model, tokenizer)
     if isinstance(model, _READERS):

@@ -11,6 +11,7 @@ from regard.explain.alignment import Alignment, align
 from regard.explain.trace import Trace
 from regard.generation.answers import answer
 from regard.generation.search import Hypothesis, Search
+from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec, Piece
 from regard.models.base import Model
 from regard.models.seq2seq import Seq2Seq
@@ -21,7 +22,7 @@ from regard.sequences import Sequences
 class TextToText:
     """A model with its tokenizers."""
 
-    def __init__(self, name: str, model: Model, codec: Codec) -> None:
+    def __init__(self, name: str, model: Model, codec: Codec | SubwordCodec) -> None:
         self.name, self.codec = name, codec
         self.model: Any = model
 
@@ -48,10 +49,7 @@ class TextToText:
         yield from answer(self.model, self.codec, texts, self.search(beams, length_penalty))
 
     def search(self, beams: int, length_penalty: float) -> Search:
-        config = self.model.config
-        forbidden = (config.pad_token_id, config.bos_token_id)
-        room = config.max_position_embeddings
-        return Search(config.bos_token_id, config.eos_token_id, beams, length_penalty, limit=room, forbidden=forbidden)
+        return Search.of_translator(self.model.config, beams, length_penalty)
 
     def check(self, text: str) -> list[int]:
         """Token ids of a text; RegardError if it is empty or longer than the model's limit."""
@@ -69,7 +67,7 @@ class TextToText:
         sources = [self.check(text) for text in texts]
         if answers is None:
             answers = [found[0].tokens for found in self.hypotheses(texts)]
-        begun = [[self.codec.target.bos, *ids] for ids in answers]
+        begun = [[self.model.config.bos_token_id, *ids] for ids in answers]
         return Trace(self.model, Sequences.of_ids(sources), Sequences.of_ids(begun))
 
     def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
@@ -101,4 +99,4 @@ class TextToText:
 
     def produced(self, ids: Sequence[int]) -> list[Piece]:
         """Pieces of an answer, the end token last."""
-        return self.codec.target.pieces_of([*ids, self.codec.target.eos])
+        return self.codec.target.pieces_of([*ids, self.model.config.eos_token_id])

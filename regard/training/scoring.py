@@ -27,14 +27,7 @@ class Result:
 
 def search_of(config: TransformerConfig, score: Score, beams: int | None = None) -> Search:
     """How the recipe has answers searched; `beams` 1 for greedy."""
-    return Search(
-        config.bos_token_id,
-        config.eos_token_id,
-        beams or score.beams,
-        score.length_penalty,
-        limit=config.max_position_embeddings,
-        forbidden=(config.pad_token_id, config.bos_token_id),
-    )
+    return Search.of_translator(config, beams or score.beams, score.length_penalty)
 
 
 def score_answers(metric: str, answers: Sequence[str], pairs: Sequence[Pair]) -> Result:

@@ -179,7 +179,6 @@ def test_the_export_command_writes_what_transformers_loads(bert, tmp_path):
     for arguments, match in (
         ([str(folder), str(out)], "is there already"),
         ([str(folder), str(tmp_path / "new"), "--to", "onnx"], r"no format 'onnx'"),
-        (["en-fr", str(tmp_path / "new")], "translators cannot be exported yet"),
     ):
         with pytest.raises(RegardError, match=match):
             CliRunner().invoke(app, ["export", *arguments], catch_exceptions=False)
