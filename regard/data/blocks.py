@@ -20,21 +20,27 @@ class Block:
     inputs: Sequences
     answers: Tensor
     """(tokens,)"""
+    first: bool = True
+    """Whether nothing was read before them; else each row goes on where that of the batch before ended."""
 
     @property
     def tokens(self) -> int:
         return self.inputs.layout.tokens
 
     def to(self, device: torch.device) -> Block:
-        return Block(self.inputs.to(device), self.answers.to(device))
+        return Block(self.inputs.to(device), self.answers.to(device), self.first)
 
 
 class Blocks:
-    """All texts laid end to end and cut into blocks of `context` tokens (Radford et al. 2018, section 4.1)."""
+    """All texts laid end to end and cut into blocks of `context` tokens (Radford et al. 2018, section 4.1).
 
-    def __init__(self, texts: Sequence[Sequence[int]], context: int) -> None:
+    In random order; or, as `streams`, in several rows that are read side by side from their beginning to their end, so
+    that a recurrent model can carry its state from one batch to the next (Merity et al. 2018, section 5).
+    """
+
+    def __init__(self, texts: Sequence[Sequence[int]], context: int, streams: bool = False) -> None:
         self.ids = np.fromiter((token for text in texts for token in text), dtype=np.int32)
-        self.context = context
+        self.context, self.streams = context, streams
 
     def __len__(self) -> int:
         return -(-max(0, len(self.ids) - 1) // self.context)
@@ -44,7 +50,10 @@ class Blocks:
         return max(0, len(self.ids) - 1)
 
     def plan(self, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Which blocks make which batch: in random order, anew each epoch."""
+        """Which blocks make which batch: in random order, anew each epoch; or streams, without what is left over."""
+        if self.streams:
+            count = max(1, min(len(self), batch_tokens // self.context))
+            return list(np.arange(len(self) // count * count).reshape(count, -1).T)
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         size = max(1, batch_tokens // self.context)
         return [order[start : start + size] for start in range(0, len(order), size)]
@@ -54,7 +63,7 @@ class Blocks:
         lengths = tuple(len(row) - 1 for row in rows)
         inputs = torch.from_numpy(np.concatenate([row[:-1] for row in rows]).astype(np.int64))
         answers = torch.from_numpy(np.concatenate([row[1:] for row in rows]).astype(np.int64))
-        return Block(Sequences(inputs, Layout(lengths, torch.device("cpu"))), answers)
+        return Block(Sequences(inputs, Layout(lengths, torch.device("cpu"))), answers, int(chosen[0]) == 0)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
 
 def averaging_begins(losses: Sequence[float], patience: int = 5) -> bool:
@@ -22,32 +21,32 @@ def averaging_begins(losses: Sequence[float], patience: int = 5) -> bool:
 
 
 class NonMonotonicAveraging:
-    """SGD at a constant rate, which becomes ASGD once validation stops getting better."""
+    """Lets an ASGD that begins as plain SGD (`t0` infinite) average from when validation stops getting better."""
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        rate: float,
-        weight_decay: float = 0.0,
-        patience: int = 5,
-    ) -> None:
-        # lambd 0 keeps the rate constant; with t0 infinite the mean is the last value: plain SGD.
-        self.optimizer = optim.ASGD(parameters, lr=rate, lambd=0.0, t0=math.inf, weight_decay=weight_decay)
-        self.patience = patience
+    def __init__(self, optimizer: optim.Optimizer, patience: int = 5) -> None:
+        self.optimizer, self.patience = optimizer, patience
         self.losses: list[float] = []
+
+    @property
+    def begun_at(self) -> float:
+        """Steps after which averaging began; infinite before."""
+        return float(self.optimizer.param_groups[0]["t0"])
+
+    def begin_at(self, step: float) -> None:
+        """Average from this step on."""
+        for group in self.optimizer.param_groups:
+            group["t0"] = step
 
     @property
     def averaging(self) -> bool:
         """Whether averaging has begun."""
-        return bool(self.optimizer.param_groups[0]["t0"] < math.inf)
+        return self.begun_at < math.inf
 
     def after_validation(self, loss: float) -> None:
         """Take down a validation loss; averaging begins with the next step if it is time."""
         self.losses.append(loss)
         if not self.averaging and averaging_begins(self.losses, self.patience):
-            steps = max((float(state["step"]) for state in self.optimizer.state.values()), default=0.0)
-            for group in self.optimizer.param_groups:
-                group["t0"] = steps
+            self.begin_at(max((float(state["step"]) for state in self.optimizer.state.values()), default=0.0))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

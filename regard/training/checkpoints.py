@@ -61,15 +61,15 @@ def restore(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> list[dict[str, Tensor]]:
     """Put everything back where `tensors_of` took it from; returns the snapshots."""
-    model.load_state_dict(_under("model.", tensors))
+    model.load_state_dict(under("model.", tensors))
     for place, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(f"optimizer.{place}.", tensors).items():
+        for name, value in under(f"optimizer.{place}.", tensors).items():
             number, _, field = name.partition(".")
             state.setdefault(int(number), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    count = len({name.split(".")[0] for name in _under("snapshot.", tensors)})
-    return [_under(f"snapshot.{number}.", tensors) for number in range(count)]
+    count = len({name.split(".")[0] for name in under("snapshot.", tensors)})
+    return [under(f"snapshot.{number}.", tensors) for number in range(count)]
 
 
 def check_resumable(folder: Path, recipe: Recipe) -> None:
@@ -91,6 +91,6 @@ def average(snapshots: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return last | {name: values.mean(dim=0) for name, values in means.items()}  # counts stay as they are
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin so, without that beginning."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

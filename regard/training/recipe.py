@@ -55,6 +55,10 @@ class TokenizerRecipe(Part):
     """For pairs: `bpe`, byte-pair encoding, one vocabulary for both sides; `symbols`: letters, and targets by blanks.
     For texts: `bytes` (byte-level BPE, as GPT-2), `wordpiece` (BERT) or `words` (AWD-LSTM)."""
     vocab_size: int = Field(8000, gt=300)
+    renew: bool = False
+    """For `words` with `start`: words are learnt from this recipe's texts; those that the earlier model knows keep
+    their vectors, new ones begin as the mean of all (Howard & Ruder 2018, section 3.2). Else the earlier tokenizer is
+    taken over."""
 
 
 class ModelRecipe(BaseModel):
@@ -120,16 +124,29 @@ class Training(Part):
     batch_tokens: int = Field(8192, gt=0)
     """Source and target tokens of one step."""
     max_steps: int = Field(100_000, gt=0)
-    schedule: Literal["inverse_sqrt", "linear"] = "inverse_sqrt"
-    """After the warm-up: fall with 1 / sqrt(step) as in the paper, or in a straight line to zero at max_steps."""
+    schedule: Literal["inverse_sqrt", "linear", "slanted", "constant"] = "inverse_sqrt"
+    """After the warm-up: fall with 1 / sqrt(step) as in the paper, in a straight line to zero at max_steps, or not at
+    all. `slanted` is ULMFiT's triangle (Howard & Ruder 2018, equation 3), which has a rise of its own."""
     restarts: tuple[int, ...] = ()
     """Steps after which the schedule begins anew (Loshchilov & Hutter 2017, "SGDR")."""
     learning_rate: float = Field(0.0, ge=0)
     """Peak, reached at the end of the warm-up. 0: the paper's, 1 / sqrt(d_model x warmup_steps)."""
     warmup_steps: int = Field(4000, gt=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    optimizer: Literal["adam", "muon"] = "adam"
-    """The paper's, or Muon for the matrices and Adam for the rest (see regard.training.optimizers)."""
+    optimizer: Literal["adam", "muon", "asgd"] = "adam"
+    """The paper's; Muon for the matrices and Adam for the rest; or averaged SGD (see regard.training.optimizers)."""
+    averaging_patience: int = Field(5, gt=0)
+    """asgd: averaging begins when the validation loss is worse than the best of those this many validations ago."""
+    rate_factor: float = Field(1.0, ge=1)
+    """Each layer learns this much more slowly than the one above it; 2.6 in ULMFiT (section 3.2)."""
+    unfreeze_every: int = Field(0, ge=0)
+    """The last layer learns first, after so many steps the next one too, and so on (section 3.3); 0: all at once."""
+    carry_state: bool = False
+    """Text in parallel streams: a recurrent model goes on from the state it had at the end of the last batch."""
+    activation_penalty: float = Field(0.0, ge=0)
+    """AWD-LSTM's AR: how much large hidden states cost (Merity et al. 2018, section 4.6; 2 there)."""
+    change_penalty: float = Field(0.0, ge=0)
+    """Its TAR: how much a hidden state that changes fast costs (1 there)."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled, of matrices only."""
     adam_betas: tuple[float, float] = (0.9, 0.98)
@@ -193,6 +210,22 @@ class Recipe(Part):
         if self.tokenizer.kind not in kinds:
             raise ValueError(f"{self.task} needs tokenizer.kind {' or '.join(kinds)}, not {self.tokenizer.kind}")
         return self
+
+    @model_validator(mode="after")
+    def _training_suits(self) -> Recipe:
+        training, recurrent = self.training, self.task == "language-model" and self.model.type == "awd_lstm"
+        for field in ("carry_state", "activation_penalty", "change_penalty"):
+            if getattr(training, field) and not recurrent:
+                raise ValueError(f"training.{field} is for language models of type awd_lstm")
+        if self.tokenizer.renew and not (recurrent and self.start):
+            raise ValueError("tokenizer.renew is for language models of type awd_lstm that begin from another (start)")
+        if (training.rate_factor > 1 or training.unfreeze_every) and self.model.type in _TWO_STACKS:
+            field = "rate_factor" if training.rate_factor > 1 else "unfreeze_every"
+            raise ValueError(f"training.{field} needs layers in one stack, and {self.model.type} has two")
+        return self
+
+
+_TWO_STACKS = ("transformer", "t5", "seq2seq", "rnnsearch")
 
 
 def load_recipe(name_or_path: str, changes: list[str] | None = None) -> Recipe:

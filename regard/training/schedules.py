@@ -13,14 +13,19 @@ def peak_rate(training: Training, width: int) -> float:
 def learning_rate(step: int, training: Training, width: int) -> float:
     """Rate of step 1, 2, ...: a straight rise over the warm-up, then the recipe's schedule; anew after each restart.
 
-    `inverse_sqrt`: rate = peak x sqrt(warmup / step), equation 3 of the paper; `linear`: down to zero at the end.
+    `inverse_sqrt`: rate = peak x sqrt(warmup / step), equation 3 of the paper; `linear`: down to zero at the end;
+    `constant`: the peak; `slanted`: ULMFiT's triangle, without the warm-up.
     """
     ends = (0, *training.restarts, training.max_steps)
     begun, end = next((pair for pair in pairwise(ends) if step <= pair[1]), ends[-2:])
     step, steps = step - begun, end - begun
     peak, warmup = peak_rate(training, width), training.warmup_steps
+    if training.schedule == "slanted":
+        return peak * slanted_triangular(step - 1, steps)
     if step <= warmup:
         return peak * step / warmup
+    if training.schedule == "constant":
+        return peak
     if training.schedule == "inverse_sqrt":
         return float(peak * (warmup / step) ** 0.5)
     return peak * max(0.0, (steps - step + 1) / (steps - warmup + 1))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from regard.errors import RegardError
 from regard.training import checkpoints
+from regard.training.averaging import NonMonotonicAveraging
 from regard.training.card import Facts, write_model
 from regard.training.checkpoints import CHECKPOINT
 from regard.training.events import (
@@ -32,6 +34,7 @@ from regard.training.events import (
     append_event,
     read_validations,
 )
+from regard.training.fine_tuning import layer_groups, unfreeze
 from regard.training.memory import keep_freed_memory
 from regard.training.optimizers import optimizers_of
 from regard.training.recipe import Recipe
@@ -51,6 +54,8 @@ def train(
     With several `workers` each of them runs this; only the first one writes.
     """
     workers = workers or Workers()
+    if recipe.training.carry_state and workers.count > 1:
+        raise RegardError("training.carry_state reads streams of text in order: it is for one process")
     problem = workers.told(_problem(recipe, folder, resume) if workers.leads else "")
     if problem:
         raise RegardError(problem)
@@ -91,6 +96,10 @@ class Run:
         torch.manual_seed(recipe.training.seed)
         self.model = task.make_model().to(self.device).train()
         self.optimizers = optimizers_of(self.model, recipe.training)
+        averages = recipe.training.optimizer == "asgd"
+        patience = recipe.training.averaging_patience
+        self.averaging = NonMonotonicAveraging(self.optimizers[0], patience) if averages else None
+        self.layers = layer_groups(self.model) if recipe.training.unfreeze_every else []
         self.step = self.epoch = self.batches = self.validated = 0
         self.seconds = self.cpu_seconds = 0.0
         self.best, self.waited, self.reason = float("-inf"), 0, ""
@@ -133,6 +142,8 @@ class Run:
         self.step, self.batches = self.step + 1, self.batches + 1
         self.workers.seed(training.seed, self.step)
         rate = learning_rate(self.step, training, self.model.config.width)
+        if self.layers:
+            unfreeze(self.layers, 1 + (self.step - 1) // training.unfreeze_every)
         done = self.gradients(chosen)
         if not math.isfinite(done.loss):
             raise RegardError(
@@ -142,7 +153,7 @@ class Run:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["scale"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.seconds += time.perf_counter() - begun
@@ -166,6 +177,19 @@ class Run:
 
     def validate(self) -> Validated:
         """Score the model; keep it if it is the best so far; find out whether to go on."""
+        with self.averaging.averaged() if self.averaging else nullcontext():
+            event = self.score_weights()
+        if self.averaging:
+            self.averaging.after_validation(event.loss)
+        training = self.recipe.training
+        if self.step >= training.max_steps:
+            self.reason = f"{training.max_steps} steps are done"
+        elif self.waited >= training.patience:
+            self.reason = f"no better validation score for {self.waited} validations"
+        return event
+
+    def score_weights(self) -> Validated:
+        """Score the weights as they are."""
         training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
         self.validated = self.step
         weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -180,10 +204,6 @@ class Run:
         if improved:
             self.best = result.better
             write_model(self.folder / MODEL, self.model, self.task.codec, self.card(result, "validation"))
-        if self.step >= training.max_steps:
-            self.reason = f"{training.max_steps} steps are done"
-        elif self.waited >= training.patience:
-            self.reason = f"no better validation score for {self.waited} validations"
         return event
 
     def finish(self) -> Finished:
@@ -208,11 +228,19 @@ class Run:
         facts = {name: getattr(self, name) for name in _FACTS}
         facts |= {"recipe": self.recipe.model_dump(mode="json"), "epochs": self.epochs}
         tensors = checkpoints.tensors_of(self.model, self.optimizers, self.snapshots)
+        tensors |= {f"carried.{name}": value for name, value in getattr(self.task, "carried", {}).items()}
+        if self.averaging:
+            facts["averaging"] = {"losses": self.averaging.losses, "begun_at": self.averaging.begun_at}
         checkpoints.save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
 
     def restore(self) -> None:
         tensors, facts = checkpoints.load_checkpoint(self.folder / CHECKPOINT)
         self.snapshots = checkpoints.restore(self.model, self.optimizers, tensors)
+        if carried := checkpoints.under("carried.", tensors):
+            self.task.carried.update(carried)  # type: ignore[attr-defined]
+        if self.averaging:
+            self.averaging.losses = facts["averaging"]["losses"]
+            self.averaging.begin_at(facts["averaging"]["begun_at"])
         for name in _FACTS:
             setattr(self, name, facts[name])
         if self.reason.endswith("steps are done") and self.step < self.recipe.training.max_steps:

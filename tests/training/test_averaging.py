@@ -16,6 +16,10 @@ def test_averaging_begins_when_it_has_not_got_better_for_a_while():
     assert averaging_begins([1.0, 2.0, 3.0, 4.0, 1.1], patience=3)
 
 
+def asgd(weight: nn.Parameter, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.ASGD([weight], lr=rate, lambd=0.0, t0=float("inf"))
+
+
 def step(weight: nn.Parameter, optimizer: torch.optim.Optimizer, slope: float) -> None:
     weight.grad = torch.full_like(weight, slope)
     optimizer.step()
@@ -23,7 +27,7 @@ def step(weight: nn.Parameter, optimizer: torch.optim.Optimizer, slope: float) -
 
 def test_it_is_plain_sgd_first_and_the_mean_of_what_follows_later():
     weight = nn.Parameter(torch.zeros(3))
-    training = NonMonotonicAveraging([weight], rate=0.5, patience=1)
+    training = NonMonotonicAveraging(asgd(weight, 0.5), patience=1)
     for slope in (1.0, -2.0):
         step(weight, training.optimizer, slope)
         with training.averaged():  # nothing is averaged yet
@@ -51,7 +55,7 @@ def test_it_is_plain_sgd_first_and_the_mean_of_what_follows_later():
 
 def test_what_was_comes_back_after_an_error():
     weight = nn.Parameter(torch.zeros(2))
-    training = NonMonotonicAveraging([weight], rate=1.0)
+    training = NonMonotonicAveraging(asgd(weight, 1.0))
     step(weight, training.optimizer, 1.0)
     training.optimizer.state[weight]["ax"].fill_(7.0)
     with pytest.raises(KeyError), training.averaged():

@@ -1,15 +1,18 @@
 """Every task and every family learns what can be learnt, from data whose answer is known; and recipes read."""
 
 import random
+import tomllib
 
 import pytest
 import torch
 
 import regard
-from regard import RegardError
+from regard import RegardError, Sequences
 from regard.training.events import Finished, Validated
 from regard.training.recipe import load_recipe, parse_recipe, recipe_names
+from regard.training.tasks import task_of
 from regard.training.trainer import train
+from regard.training.workers import Workers
 
 NOUNS, VERBS = ["cat", "dog", "bird", "horse"], {"cat": "purrs", "dog": "barks", "bird": "sings", "horse": "runs"}
 GPT = (
@@ -128,6 +131,136 @@ def test_a_masked_run_goes_on_with_the_same_losses(data, tmp_path):
             break
     losses += [event.loss for event in train(chosen, tmp_path / "parts", resume=True) if hasattr(event, "rate")]
     assert losses == whole
+
+
+LANGUAGE = f'type = "awd_lstm"\n{AWD}'
+CLASSES = f'type = "ulmfit"\n{AWD}\nclassifier_dropout = 0.0'
+SLANTED = 'schedule = "slanted"\nrate_factor = 2.6'
+CARRYING = "carry_state = true\nactivation_penalty = 2.0\nchange_penalty = 1.0"
+AVERAGED = 'optimizer = "asgd"\nschedule = "constant"\naveraging_patience = 1'
+
+
+def staged(data, task, model, steps, rate, more, start="", renew=False):
+    """A recipe with more said about training."""
+    made = recipe(data, task, "words", model, steps, rate, start)
+    training = tomllib.loads(more)
+    changed = {"training": made.training.model_copy(update=training)}
+    changed["tokenizer"] = made.tokenizer.model_copy(update={"renew": renew})
+    return type(made).model_validate(made.model_copy(update=changed).model_dump())
+
+
+def test_the_three_stages_of_ulmfit(data, tmp_path):
+    general, target, classes = (str(tmp_path / name) for name in ("general", "target", "classes"))
+    other = tmp_path / "other"
+    other.mkdir()
+    for part in ("train", "valid", "test"):
+        words = (data / f"{part}.tsv").read_text().replace("horse", "mule")
+        (other / f"{part}.tsv").write_text(words)
+    list(train(staged(other, "language-model", LANGUAGE, 150, 0.02, CARRYING), tmp_path / "general"))
+    second = staged(data, "language-model", LANGUAGE, 100, 0.02, f"{SLANTED}\n{CARRYING}", general, renew=True)
+    scores = scores_of(train(second, tmp_path / "target"))
+    assert scores["perplexity"] < 3
+    before, after = regard.load(general), regard.load(target)
+    assert after.tokenizer.inner.token_to_id("horse") is not None
+    assert after.tokenizer.inner.token_to_id("mule") is None
+    assert before.tokenizer.inner.token_to_id("mule") is not None
+    third = staged(data, "classification", CLASSES, 120, 0.02, f"{SLANTED}\nunfreeze_every = 20", target)
+    assert scores_of(train(third, tmp_path / "classes"))["accuracy"] == 100
+    assert regard.load(classes).tokenizer.vocab_size == after.tokenizer.vocab_size
+
+
+def test_new_words_begin_as_the_mean_of_all_and_known_ones_stay(data, tmp_path):
+    first = staged(data, "language-model", LANGUAGE, 5, 0.01, "")
+    list(train(first, tmp_path / "first"))
+    again = staged(data, "language-model", LANGUAGE, 1, 1e-9, "", str(tmp_path / "first"), renew=True)
+    list(train(again, tmp_path / "second"))
+    one, two = (regard.load(str(tmp_path / name)) for name in ("first", "second"))
+    for word in ("the", "dog", "barks"):
+        places = [loaded.tokenizer.inner.token_to_id(word) for loaded in (one, two)]
+        old, new = (
+            loaded.model.encoder.embedding.weight[place] for loaded, place in zip((one, two), places, strict=True)
+        )
+        torch.testing.assert_close(old, new, atol=1e-6, rtol=0)
+
+
+def test_layers_that_are_frozen_do_not_move_before_their_time(data, tmp_path):
+    chosen = staged(data, "classification", CLASSES, 2, 0.01, "unfreeze_every = 10")
+    list(train(chosen, tmp_path / "run"))
+    torch.manual_seed(chosen.training.seed)
+    fresh = task_of(chosen).make_model().state_dict()
+    moved = {name for name, value in regard.load(str(tmp_path / "run")).model.state_dict().items()
+             if not torch.equal(value, fresh[name])}  # fmt: skip
+    assert any(name.startswith("head.") for name in moved)
+    assert not any(name.startswith("encoder.") for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "more"),
+    [
+        ("language-model", LANGUAGE, CARRYING),
+        ("language-model", LANGUAGE, f"{AVERAGED}\nvalidate_every = 2\ncarry_state = true"),
+        ("classification", CLASSES, f"{SLANTED}\nunfreeze_every = 2"),
+    ],
+    ids=["carried", "averaged", "unfrozen"],
+)
+def test_stopped_at_any_step_a_stage_goes_on_with_the_same_losses(data, tmp_path, task, model, more):
+    chosen = staged(data, task, model, 9, 0.02, more)
+    whole = [event.loss for event in train(chosen, tmp_path / "whole") if hasattr(event, "rate")]
+    losses, resume = [], False
+    while len(losses) < 9:
+        events = train(chosen, tmp_path / "parts", resume=resume)
+        losses.append(next(event.loss for event in events if hasattr(event, "rate")))
+        events.close()
+        resume = True
+    assert losses == whole
+    list(train(chosen, tmp_path / "parts", resume=True))
+    for name, value in regard.load(str(tmp_path / "whole")).model.state_dict().items():
+        assert torch.equal(value, regard.load(str(tmp_path / "parts")).model.state_dict()[name])
+
+
+def test_a_carried_state_is_that_of_the_text_before(data, tmp_path):
+    chosen = staged(data, "language-model", LANGUAGE, 4, 0.02, "carry_state = true")
+    task = task_of(chosen)
+    model = task.make_model().train()
+    plan = task.train.plan(chosen.training.batch_tokens, 1, 0)
+    for number in plan[:3]:
+        loss, _ = task.loss(model, task.train.batch(number), 0.0)
+    rows = [task.train.ids[row * 32 : (row + 3) * 32 + 1] for row in plan[0]]
+    inputs = Sequences.of_ids([row[:-1].tolist() for row in rows])
+    logits, _ = model(inputs)
+    answers = torch.tensor([row[1:].tolist() for row in rows])
+    last = logits.view(len(rows), 96, -1)[:, 64:]
+    expected = torch.nn.functional.cross_entropy(last.flatten(0, 1), answers[:, 64:].flatten())
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_backward_model_learns_from_texts_in_reverse(data):
+    forward, backward = (
+        task_of(staged(data, "language-model", f"{LANGUAGE}\nbackward = {word}", 4, 0.02, ""))
+        for word in ("false", "true")
+    )
+    length = len(forward.codec.encode_many([(data / "train.tsv").read_text().splitlines()[1].split("\t")[0]])[0])
+    assert backward.train.ids[:length].tolist() == forward.train.ids[:length][::-1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (["training.carry_state=true"], "carry_state is for language models of type awd_lstm"),
+        (["training.rate_factor=2.6"], "rate_factor needs layers in one stack, and transformer has two"),
+        (["training.unfreeze_every=5"], "unfreeze_every needs layers in one stack"),
+        (["tokenizer.renew=true"], "renew is for language models of type awd_lstm that begin from another"),
+    ],
+)
+def test_what_does_not_go_together_is_told(changes, match):
+    with pytest.raises(RegardError, match=match):
+        load_recipe("g2p", changes)
+
+
+def test_streams_are_for_one_process(data, tmp_path):
+    chosen = staged(data, "language-model", LANGUAGE, 4, 0.02, "carry_state = true")
+    with pytest.raises(RegardError, match="for one process"):
+        next(iter(train(chosen, tmp_path / "run", workers=Workers(0, 2))))
 
 
 def test_a_label_that_training_never_saw_is_named(data, tmp_path):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from regard.data.blocks import Block, Blocks
 from regard.data.texts import Text, read_texts
+from regard.errors import RegardError
+from regard.layers.recurrence import LSTMState
 from regard.modalities.subwords import Subwords, train_subwords
 from regard.models.base import Model
+from regard.models.catalog import load_model
+from regard.models.ulmfit import AwdLstm, AwdLstmState, activation_regularisation
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
@@ -30,13 +34,18 @@ class LanguageModelTask:
     bytes_a_token: dict[str, float]
     """UTF-8 bytes of text over tokens, of valid and test."""
     counts: dict[str, int]
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    """The state that the last batch ended with, by layer, where it is carried on to the next; a part of checkpoints."""
 
     @classmethod
     def prepare(cls, recipe: Recipe, begun: Path | None) -> LanguageModelTask:
         parts = read_text_parts(recipe)
         codec = subwords_of(recipe, parts["train"], begun)
         ids = {name: codec.encode_many([text.text for text in texts]) for name, texts in parts.items()}
-        blocks = {name: Blocks(rows, recipe.data.max_tokens) for name, rows in ids.items()}
+        if recipe.model.fields.get("backward"):
+            ids = {name: [row[::-1] for row in rows] for name, rows in ids.items()}
+        streams = {name: recipe.training.carry_state and name == "train" for name in ids}
+        blocks = {name: Blocks(rows, recipe.data.max_tokens, streams[name]) for name, rows in ids.items()}
         sizes = {
             name: sum(len(text.text.encode()) for text in texts) / max(1, blocks[name].tokens)
             for name, texts in parts.items()
@@ -48,12 +57,23 @@ class LanguageModelTask:
         fields = vocabulary_of(self.codec)
         if self.recipe.model.type == "gpt":
             del fields["pad_token_id"]  # a batch is ragged: nothing is padded
-        return begin_from(self.recipe.model.make(**fields), self.recipe.start)
+        model = self.recipe.model.make(**fields)
+        if self.recipe.tokenizer.renew and isinstance(model, AwdLstm):
+            return _with_new_words(model, self.codec, Path(self.recipe.start))
+        return begin_from(model, self.recipe.start)
 
     def loss(self, model: Model, batch: Block, smoothing: float) -> tuple[Tensor, Tensor]:
-        answer = model(batch.inputs)
-        logits = answer[0] if isinstance(answer, tuple) else answer  # a recurrent one gives its state as well
-        return smoothed_cross_entropy(logits, batch.answers, smoothing)
+        if not isinstance(model, AwdLstm):
+            return smoothed_cross_entropy(model(batch.inputs), batch.answers, smoothing)
+        training, learning = self.recipe.training, model.training
+        carries = training.carry_state and learning
+        reading = model.read(batch.inputs, None if batch.first or not carries else _state_of(self.carried))
+        if carries:
+            self.carried.update(_tensors_of(reading.state))
+        loss, plain = smoothed_cross_entropy(model.logits(reading.dropped.values), batch.answers, smoothing)
+        if learning and (training.activation_penalty or training.change_penalty):
+            loss = loss + activation_regularisation(reading, training.activation_penalty, training.change_penalty)
+        return loss, plain
 
     def predictions(self, batch: Block) -> int:
         return batch.tokens
@@ -71,6 +91,33 @@ class LanguageModelTask:
         return Result({"perplexity": math.exp(min(nats, 100.0)), "bits_per_byte": bits}, -nats)
 
 
+def _with_new_words(model: AwdLstm, codec: Subwords, start: Path) -> AwdLstm:
+    """The weights of an earlier model; words that it knows keep their vectors, new ones begin as the mean of all."""
+    folder = start / "model" if (start / "model").is_dir() else start
+    earlier, known = load_model(folder), Subwords.load(folder)
+    if not isinstance(earlier, AwdLstm):
+        raise RegardError(f"{start} is a {earlier.config.model_type}, and tokenizer.renew needs an awd_lstm")
+    places = [known.inner.token_to_id(codec.inner.id_to_token(token) or "") for token in range(codec.vocab_size)]
+    weights, own = earlier.with_vocabulary(places).state_dict(), model.state_dict()
+    for name, value in own.items():
+        if name not in weights or weights[name].shape != value.shape:
+            raise RegardError(f"{start} does not fit [model]: {name} is missing there or has another shape")
+    model.load_state_dict({name: weights[name] for name in own})
+    return model
+
+
+def _tensors_of(state: AwdLstmState) -> dict[str, Tensor]:
+    parts = {f"{number}": layer for number, layer in enumerate(state.layers)}
+    return {f"{number}.{name}": value for number, layer in parts.items() for name, value in layer._asdict().items()}
+
+
+def _state_of(tensors: dict[str, Tensor]) -> AwdLstmState:
+    """The inverse of `_tensors_of`."""
+    count = len(tensors) // len(LSTMState._fields)
+    layers = [LSTMState(*(tensors[f"{number}.{name}"] for name in LSTMState._fields)) for number in range(count)]
+    return AwdLstmState(tuple(layers))
+
+
 def read_text_parts(recipe: Recipe, label: str = "") -> dict[str, list[Text]]:
     """`train`, `valid` and `test` texts of a recipe."""
     data = recipe.data
@@ -84,7 +131,7 @@ def read_text_parts(recipe: Recipe, label: str = "") -> dict[str, list[Text]]:
 
 def subwords_of(recipe: Recipe, texts: list[Text], begun: Path | None) -> Subwords:
     """The tokenizer of a run that was begun, of the model that this one starts from, or a new one."""
-    if begun or recipe.start:
+    if begun or (recipe.start and not recipe.tokenizer.renew):
         folder = begun or Path(recipe.start)
         return Subwords.load(folder / "model" if not begun and (folder / "model").is_dir() else folder)
     both = (one for text in texts for one in (text.text, text.second) if one)
