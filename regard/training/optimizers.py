@@ -27,8 +27,8 @@ def optimizers_of(model: nn.Module, training: Training) -> list[optim.Optimizer]
     """
     matrices, others = _groups(model, training)
     if training.optimizer == "muon":
-        muon = optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw")
-        return [muon, _adam(others, training)]
+        muon = [optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw")] if matrices else []
+        return [*muon, *([_adam(others, training)] if others else [])]
     if training.optimizer == "asgd":
         # lambd 0 keeps the rate as it is; with t0 infinite the mean is the last value: plain SGD.
         return [optim.ASGD([*matrices, *others], lr=0.0, lambd=0.0, t0=math.inf)]
