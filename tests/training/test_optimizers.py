@@ -63,7 +63,7 @@ def test_muon_moves_a_matrix_alike_in_all_directions():
     model = nn.Linear(16, 16, bias=False)
     before = model.weight.detach().clone()
     model.weight.grad = torch.diag(torch.logspace(0, 1, 16))
-    (muon, _) = optimizers_of(model, Training(optimizer="muon"))
+    [muon] = optimizers_of(model, Training(optimizer="muon"))
     muon.param_groups[0]["lr"] = 1.0
     muon.step()
     moved = (model.weight - before).detach()
