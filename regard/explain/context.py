@@ -78,14 +78,17 @@ def compare(
     layer: int = 0,
     head: int | None = None,
 ) -> Context:
-    """Compare the embedding of a word that all texts of the trace have (by default the first such word)."""
+    """Compare the embedding of a word that all texts of the trace have.
+
+    By default the first such word; where words see only what came before them, the last.
+    """
     places = walked_layers(trace)
     check_range("layer", layer, len(places))
     part: Any = trace.model.get_submodule(places[layer])
     if head is not None:
         check_range("head", head, part.self_attention.heads)
     words = [words_of(text) for text in pieces]
-    name = shared_word(words, word)
+    name = shared_word(words, word, last=places[layer].startswith("decoder."))
     found = [find_word(text, name) for text in words]
     vectors = torch.stack(
         [

@@ -58,13 +58,13 @@ def find_word(words: Sequence[Word], wanted: str) -> int:
     raise unknown("word", wanted, (word.text for word in words if word.number is not None))
 
 
-def shared_word(texts: Sequence[Sequence[Word]], preferred: str | None = None) -> str:
-    """A word that all texts have: the preferred one, or the first of the first text that has a letter."""
+def shared_word(texts: Sequence[Sequence[Word]], preferred: str | None = None, last: bool = False) -> str:
+    """A word that all texts have: the preferred one, or the first (the last) of the first text that has a letter."""
     if preferred is not None:
         for words in texts:
             find_word(words, preferred)
         return preferred
-    for word in texts[0]:
+    for word in reversed(texts[0]) if last else texts[0]:
         if word.number is None or not any(letter.isalpha() for letter in word.text):
             continue
         if all(any(other.text.casefold() == word.text.casefold() for other in words) for words in texts[1:]):

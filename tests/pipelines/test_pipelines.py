@@ -87,7 +87,8 @@ def test_every_system_explains_itself(folders, name):
     told = json.loads(command("explain", "--model", folders[name], *TEXTS[:2], "--json"))
     walk = told["walkthrough"]
     assert walk["difference_from_fast_run"] < 1e-5
-    assert walk["query"].casefold() == "python" or name in RECURRENT  # those begin with the first token
+    if name not in RECURRENT:  # those begin with the first token
+        assert walk["query"].casefold() == ("quickly" if name == "gpt" else "python")  # a decoder sees no later words
     assert (told["context"] is None) == (name in RECURRENT)
     shown = command("explain", "--model", folders[name], *TEXTS[:2])
     assert "largest difference" in shown

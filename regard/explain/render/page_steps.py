@@ -63,7 +63,7 @@ between the two results: <b>{walk.difference:.1e}</b>.</p></section>"""
 
 
 def _embedding(slots: Slots, walk: Walkthrough) -> str:
-    name, width = escape(walk.words[walk.query].pieces[0]), len(slots.at("entering"))
+    name, width = escape(walk.asking), len(slots.at("entering"))
     layer = int(walk.place.rpartition(".")[2])
     rows = [(label, f"embedding/{key}") for label, key in walk.embedding_rows]
     before, after = walk.embedding_formula
@@ -72,6 +72,8 @@ def _embedding(slots: Slots, walk: Walkthrough) -> str:
         "sinusoids": "a pattern of sines and cosines that says where in the text it stands: PE(pos, 2i) = sin(pos / "
         "10000<sup>2i/D</sup>), PE(pos, 2i+1) = cos(pos / 10000<sup>2i/D</sup>).",
         "learned": "a learned vector for its place in the text" + (", and one for its segment." if segment else "."),
+        "rotary": "nothing else: places come in with the attention, which turns queries and keys by them.",
+        "relative": "nothing else: places come in with the attention, which adds a number for each distance.",
         "none": "nothing else: places come in with the attention.",
     }
     summed = [row for row in rows if row[0] != "norm"]
@@ -82,11 +84,11 @@ def _embedding(slots: Slots, walk: Walkthrough) -> str:
         figures.append(f"<p>The layers below ({layer} of them) have worked on it since. What enters this layer:</p>")
         figures.append(slots.strips([("x", "entering")]))
     if walk.norm_first:
-        figures.append("<p>This model norms before each part: the next steps read LayerNorm(x).</p>")
-        figures.append(slots.strips([("LayerNorm(x)", "steps/self_attention_residual.entered/0")]))
+        figures.append(f"<p>This model norms before each part: the next steps read {walk.read}.</p>")
+        figures.append(slots.strips([(walk.read, "steps/self_attention_residual.entered/0")]))
     return step(
         1,
-        "Embedding plus position",
+        "Embedding plus position" if walk.positions in ("sinusoids", "learned") else "Embedding",
         f"{before}{name}{after}",
         _first_values(slots, [path for _, path in summed]),
         f"The row of the embedding matrix for this token, {width} numbers, and {told[walk.positions]}",
@@ -95,7 +97,13 @@ def _embedding(slots: Slots, walk: Walkthrough) -> str:
 
 
 def _projections(slots: Slots, walk: Walkthrough) -> str:
-    read = "LayerNorm(x)" if walk.norm_first else "x"
+    read, biased, turned = walk.read, walk.biases["projection"], walk.positions == "rotary"
+    lines = [
+        f"{letter.lower()} = {'turned(' * (turned and letter != 'V')}{read}·W<sub>{letter}</sub>"
+        f"{f' + b<sub>{letter}</sub>' * biased}{')' * (turned and letter != 'V')}"
+        for letter in "QKV"
+    ]
+    told = " Queries and keys are turned by their positions, so that q·k knows how far apart two words are." * turned
     query = [(f"q({word_label(walk.words, walk.query)})", "steps/self_attention.queries/#/0")]
     each = {
         name: [(f"{name[0]}({label})", f"steps/self_attention.{name}/#/{place}") for label, place in _pieces(walk)]
@@ -104,11 +112,10 @@ def _projections(slots: Slots, walk: Walkthrough) -> str:
     return step(
         2,
         "Query, keys, values",
-        f"q = {read}·W<sub>Q</sub> + b<sub>Q</sub><br>k = {read}·W<sub>K</sub> + b<sub>K</sub><br>"
-        f"v = {read}·W<sub>V</sub> + b<sub>V</sub>",
+        "<br>".join(lines),
         "",
         f"Head {slots.head_name()} has its own learnt maps to {walk.head_width} numbers: the query is what this word "
-        "asks for, a key is what each word can be found by, a value is what it hands on.",
+        f"asks for, a key is what each word can be found by, a value is what it hands on.{told}",
         *(slots.strips(rows, heading) for rows, heading in ((query, "Query"), (each["keys"], "Keys"))),
         slots.strips(each["values"], "Values"),
     )
@@ -135,13 +142,19 @@ def _scaled(slots: Slots, walk: Walkthrough) -> str:
         chip(word_label(walk.words, number), slots.number(f"scaled_scores/#/{number}"))
         for number in range(len(walk.words))
     )
+    told = (
+        f"Sums of {walk.head_width} products grow with √{walk.head_width}; without this, softmax would often put all "
+    )
+    told += "on one word."
+    if walk.positions == "relative":
+        told = "r is a number that this head has learned for how far the key is from the query. This model does not "
+        told += "scale: it began from weights small enough."
     return step(
         4,
-        "Scale",
-        f"s = q·k / √{walk.head_width}",
+        "Distance" if walk.positions == "relative" else "Scale",
+        f"s = {walk.score()}",
         slots.text("filled/#/scale"),
-        f"Sums of {walk.head_width} products grow with √{walk.head_width}; without this, softmax would often put all "
-        "on one word.",
+        told,
         f'<ul class="chips" aria-label="scaled scores">{"".join(chips)}</ul>',
     )
 
@@ -160,7 +173,7 @@ def _softmax(slots: Slots, walk: Walkthrough) -> str:
     return step(
         5,
         "Softmax",
-        f"weights = softmax(q·k / √{walk.head_width}) = e<sup>s&minus;max</sup> / Σ e<sup>s&minus;max</sup>",
+        f"weights = softmax({walk.score()}) = e<sup>s&minus;max</sup> / Σ e<sup>s&minus;max</sup>",
         slots.text("filled/#/softmax"),
         "Scores become shares: all positive, one in sum. (Taking the largest score off first changes no share and "
         "keeps the exponentials small.)",
@@ -197,7 +210,7 @@ def _heads(slots: Slots, walk: Walkthrough) -> str:
     return step(
         7,
         f"All {walk.heads} heads side by side",
-        "weights<sub>h</sub> = softmax(q<sub>h</sub>·k<sub>h</sub> / √" + f"{walk.head_width})",
+        f"weights<sub>h</sub> = softmax({walk.score('q<sub>h</sub>·k<sub>h</sub>')})",
         "",
         "The same word asks in every head, each with its own query, keys and values: heads look for different things.",
         table(["", *(word_label(walk.words, word) for word in words)], rows, "Weights of each head", "heat heads-map"),
@@ -215,7 +228,9 @@ def _concatenation(slots: Slots, walk: Walkthrough) -> str:
         ]
         for head in range(walk.heads)
     ]
-    rows.append(["bias", "", "", f"{slots.number('bias_part', 0)} %"])
+    if walk.biases["output"]:
+        rows.append(["bias", "", "", f"{slots.number('bias_part', 0)} %"])
+    bias = " + b<sub>O</sub>" * walk.biases["output"]
     shares = [
         (f"share of head {slots.head_name()}", "steps/self_attention.heads/#/0"),
         ("<b>attention</b>", "steps/self_attention.output/0"),
@@ -223,7 +238,7 @@ def _concatenation(slots: Slots, walk: Walkthrough) -> str:
     return step(
         8,
         "Concatenate and project",
-        f"attention = [mixed<sub>0</sub> … mixed<sub>{walk.heads - 1}</sub>]·W<sub>O</sub> + b<sub>O</sub>",
+        f"attention = [mixed<sub>0</sub> … mixed<sub>{walk.heads - 1}</sub>]·W<sub>O</sub>{bias}",
         "",
         "The heads' results end to end, then one more linear map: a sum in which each head has a share. Length: how "
         "much it adds; part: how much of the result's own direction comes from it (below zero: it works against it).",
@@ -241,7 +256,7 @@ def _add_and_norm(slots: Slots, walk: Walkthrough, number: int, what: str, part:
         figures = [slots.strips(rows)]
         if part == "self_attention":
             figures.append("<p>The next step reads its norm:</p>")
-            figures.append(slots.strips([("LayerNorm(x)", "steps/feed_forward_residual.entered/0")]))
+            figures.append(slots.strips([(walk.read, "steps/feed_forward_residual.entered/0")]))
         note = "What was found is added to what was there. In this model the norm comes before each part instead."
         return step(number, "Add", f"x ← x + {what}", filled, note, *figures)
     total = walk.steps[f"{part}_residual.added"][0]
@@ -249,15 +264,18 @@ def _add_and_norm(slots: Slots, walk: Walkthrough, number: int, what: str, part:
     note = "What was found is added to what was there; the norm brings the sum back to mean 0 and deviation 1, then a "
     note += "learnt factor and offset for each value."
     figure = slots.strips([*rows, ("<b>norm</b>", output)])
-    return step(number, "Add and norm", f"x ← LayerNorm(x + {what})", filled, note, figure)
+    return step(number, "Add and norm", f"x ← {walk.norm}(x + {what})", filled, note, figure)
 
 
 def _feed_forward(slots: Slots, walk: Walkthrough) -> str:
     inner, activated = walk.steps["feed_forward.inner"][0], walk.steps["feed_forward.activated"][0]
     rectified = bool((activated == inner.clamp_min(0)).all())
-    read = "LayerNorm(x)" if walk.norm_first else "x"
-    hidden = f"{read} W<sub>1</sub> + b<sub>1</sub>"
-    formula = f"FFN(x) = {f'max(0, {hidden})' if rectified else f'gelu({hidden})'} W<sub>2</sub> + b<sub>2</sub>"
+    read, bias = walk.read, walk.biases["feed_forward"]
+    hidden = f"{read} {'W<sub>g</sub>' if walk.gated else 'W<sub>1</sub>' + ' + b<sub>1</sub>' * bias}"
+    rectified = rectified and not walk.gated
+    passed = f"max(0, {hidden})" if rectified else f"{walk.activation.removesuffix('_new')}({hidden})"
+    passed = f"({passed} ⊙ {read} W<sub>1</sub>)" if walk.gated else passed
+    formula = f"FFN(x) = {passed} W<sub>2</sub>{' + b<sub>2</sub>' * bias}"
     active = int((activated > 0).sum())
     return step(
         10,
@@ -312,13 +330,13 @@ def _filled(walk: Walkthrough, head: int) -> dict[str, str]:
     values, mixed = walk.steps["self_attention.values"][head], walk.steps["self_attention.mixed"][head, 0]
     weights = walk.steps["self_attention.weights"][head, 0]
     best = int(walk.weights[head].argmax())
-    word, root = walk.words[best].text, f"√{walk.head_width}"
+    word = walk.words[best].text
     piece = max(walk.words[best].places, key=lambda place: float(weights[place]))
     terms = " + ".join(f"{_signed(a)}·{_signed(b)}" for a, b in zip(asked[:3], keys[piece, :3], strict=True))
     named = walk.words[best].pieces[walk.words[best].places.index(piece)]
-    dots = [fixed(float(walk.scores[head, place])) for place in walk.words[best].places]
+    dots = [_scored(walk, head, place) for place in walk.words[best].places]
     scaled, total = float(walk.scaled_scores[head, best]), walk.scaled_scores[head]
-    joined = f"{dots[0]} / {root}" if len(dots) == 1 else "ln(" + " + ".join(f"e^({x} / {root})" for x in dots) + ")"
+    joined = dots[0] if len(dots) == 1 else "ln(" + " + ".join(f"e^({dot})" for dot in dots) + ")"
     share, top = float(walk.weights[head, best]), float(total.max())
     raised = f"e^({fixed(scaled)} {MINUS} {_signed(top)})"
     order = weights.argsort(descending=True)[:3].tolist()
@@ -329,6 +347,13 @@ def _filled(walk: Walkthrough, head: int) -> dict[str, str]:
         "softmax": f"weight({word}) = {raised} / {fixed(float((total - top).exp().sum()), 3)} = {fixed(share, 3)}",
         "mixed": f"first value: {mix}{' + …' if len(weights) > 3 else ''} = {fixed(float(mixed[0]))}",
     }
+
+
+def _scored(walk: Walkthrough, head: int, place: int) -> str:
+    """The formula of one score with its numbers."""
+    added = walk.steps.get("self_attention.added_scores")
+    distance = "" if added is None else fixed(float(added[head, 0, place]))
+    return walk.score(fixed(float(walk.scores[head, place])), distance)
 
 
 def _pieces(walk: Walkthrough) -> list[tuple[str, int]]:

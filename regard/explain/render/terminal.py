@@ -73,16 +73,17 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
         rule = f"(cut in pieces: {cut}. Weights of a word's pieces add up; its score is their log-sum-exp)"
         parts.append(Text(rule, style="dim"))
     if len(walk.words[walk.query].pieces) > 1:
-        parts.append(Text(f'(the query is the first piece, "{walk.words[walk.query].pieces[0]}")', style="dim"))
+        parts.append(Text(f'(the query is the piece "{walk.asking}")', style="dim"))
 
     before, after = walk.embedding_formula
-    parts += _step(1, "Embedding plus position", f"{before}{name}{after}")
+    plain = walk.positions not in ("sinusoids", "learned")
+    parts += _step(1, "Embedding" if plain else "Embedding plus position", f"{before}{name}{after}")
     parts.append(_vectors(*((label, walk.embedding[key][0]) for label, key in walk.embedding_rows)))
     if layer != "0":
         parts.append(_vectors((f"x, entering layer {layer}", walk.entering)))
-    read = "LayerNorm(x)" if walk.norm_first else "x"
+    read = walk.read
     if walk.norm_first:
-        parts.append(_vectors(("LayerNorm(x)", steps["self_attention_residual.entered"][0])))
+        parts.append(_vectors((read, steps["self_attention_residual.entered"][0])))
     parts += _step(2, f"Query, keys, values of head {head}", f"q, k, v = {read} · W_Q, W_K, W_V   ({head_width} wide)")
     keys, values = steps["self_attention.keys"][head], steps["self_attention.values"][head]
     rows = [(f"q({name})", steps["self_attention.queries"][head, 0])]
@@ -90,9 +91,14 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
     rows += [(f"v({word.text})", values[list(word.places)].mean(dim=0)) for word in walk.words]
     parts.append(_vectors(*rows))
 
-    root = f"√{head_width}"
-    parts += _step(3, "Dot product with every key, scale, softmax", f"weights = softmax(q·k / {root})")
-    parts.append(_scores(walk, root))
+    if walk.positions == "rotary":
+        parts.append(
+            Text("   (queries and keys are turned by their positions, so that q·k knows how far apart two words are)")
+        )
+    parts += _step(3, "Dot product with every key, scale, softmax", f"weights = softmax({walk.score()})")
+    if walk.positions == "relative":
+        parts.append(Text("   (r: a learned number for how far the key is from the query)"))
+    parts.append(_scores(walk))
     parts += _step(4, "Weighted sum of the values", f"mixed = Σ weight · v, head {head}")
     terms = " + ".join(
         f"{weight:.2f} v({word.text})" for weight, word in zip(walk.weights[head].tolist(), walk.words, strict=True)
@@ -101,17 +107,18 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
     parts.append(_vectors(("mixed", steps["self_attention.mixed"][head, 0])))
     parts += _step(5, f"All {walk.heads} heads side by side", "weights of each, in percent")
     parts.append(_heads(walk))
-    parts += _step(6, "Concatenate and project", f"[mixed 0 … mixed {walk.heads - 1}] W_O + b")
+    parts += _step(
+        6, "Concatenate and project", f"[mixed 0 … mixed {walk.heads - 1}] W_O{' + b' * walk.biases['output']}"
+    )
     parts.append(_vectors(("attention", steps["self_attention.output"][0])))
     parts += _add_and_norm(7, walk, "attention", "self_attention_residual")
     activated = steps["feed_forward.activated"][0]
-    active = int((activated > 0).sum())
-    parts += _step(8, "Feed-forward", f"FFN(x) = {walk.activation}({read} W_1 + b_1) W_2 + b_2")
-    parts.append(
-        _vectors(
-            (f"inner ({active} of {len(activated)} active)", activated), ("output", steps["feed_forward.output"][0])
-        )
-    )
+    active = f"gated, {len(activated)}" if walk.gated else f"{int((activated > 0).sum())} of {len(activated)} active"
+    biased = walk.biases["feed_forward"]
+    hidden = f"{walk.activation}({read} {'W_g' if walk.gated else 'W_1' + ' + b_1' * biased})"
+    hidden = f"({hidden} ⊙ {read} W_1)" if walk.gated else hidden
+    parts += _step(8, "Feed-forward", f"FFN(x) = {hidden} W_2{' + b_2' * biased}")
+    parts.append(_vectors((f"inner ({active})", activated), ("output", steps["feed_forward.output"][0])))
     parts += _add_and_norm(9, walk, "FFN(x)", "feed_forward_residual")
     return [*parts, Text(), _proof(walk.difference)]
 
@@ -144,16 +151,16 @@ def _add_and_norm(number: int, walk: Walkthrough, what: str, place: str) -> list
     added, normed = walk.steps[f"{place}.added"][0], walk.steps[f"{place}.output"][0]
     if not walk.norm_first:
         lines = _vectors((f"x + {what}", added), ("norm", normed))
-        return [*_step(number, "Add and norm", f"x = LayerNorm(x + {what})"), lines]
+        return [*_step(number, "Add and norm", f"x = {walk.norm}(x + {what})"), lines]
     rows = [(f"x + {what}", added)]
     if place == "self_attention_residual":
-        rows.append(("LayerNorm(x)", walk.steps["feed_forward_residual.entered"][0]))
+        rows.append((walk.read, walk.steps["feed_forward_residual.entered"][0]))
     note = "norm comes before each sublayer in this model"
     return [*_step(number, "Add", f"x = x + {what}   ({note})"), _vectors(*rows)]
 
 
-def _scores(walk: Walkthrough, root: str) -> Table:
-    table = _table("word", "q·k", f"÷ {root}", "weight", "")
+def _scores(walk: Walkthrough) -> Table:
+    table = _table("word", "q·k", walk.score("").strip().replace("/", "÷") or "score", "weight", "")
     for number, word in enumerate(walk.words):
         dots = " ".join(f"{value:.2f}" for value in walk.scores[walk.head, list(word.places)].tolist())
         weight = float(walk.weights[walk.head, number])
