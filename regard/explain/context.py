@@ -49,6 +49,8 @@ class Context:
 
     The last one is the memory: in a pre-norm model it has passed the last norm, so its distance is on another scale.
     """
+    side: str
+    """The stack: `encoder` or `decoder`."""
     norm_last: bool
     """Whether a last norm stands before the memory (pre-norm models)."""
     distances: Tensor
@@ -105,7 +107,8 @@ def compare(
         joined = join_rows(join_keys(chosen, text), text)[place]
         mixtures.append(Mixture(text[place].text, [one.text for one in text], joined.tolist()))
     norm_last = isinstance(part.self_attention_residual, PreNorm)
-    return Context(name, list(texts), mixtures, layer, head, cosines, norm_last, torch.cdist(vectors, vectors))
+    side = places[layer].split(".")[0]
+    return Context(name, list(texts), mixtures, layer, head, cosines, side, norm_last, torch.cdist(vectors, vectors))
 
 
 def _residuals(trace: Trace, places: list[str], row: int) -> list[Tensor]:

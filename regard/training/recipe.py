@@ -212,6 +212,14 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _model_suits(self) -> Recipe:
+        if self.model.type not in _MODELS_OF[self.task]:
+            raise ValueError(
+                f"{self.task} needs model.type {' or '.join(_MODELS_OF[self.task])}, not {self.model.type}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _training_suits(self) -> Recipe:
         training, recurrent = self.training, self.task == "language-model" and self.model.type == "awd_lstm"
         for field in ("carry_state", "activation_penalty", "change_penalty"):
@@ -226,6 +234,12 @@ class Recipe(Part):
 
 
 _TWO_STACKS = ("transformer", "t5", "seq2seq", "rnnsearch")
+_MODELS_OF = {
+    "text-to-text": _TWO_STACKS,
+    "language-model": ("gpt", "llama", "awd_lstm"),
+    "masked-words": ("bert", "albert"),
+    "classification": ("bert", "albert", "gpt", "ulmfit"),
+}
 
 
 def load_recipe(name_or_path: str, changes: list[str] | None = None) -> Recipe:

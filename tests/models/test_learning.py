@@ -6,6 +6,7 @@ import torch
 from regard.generation.search import Search, search
 from regard.models.rnnsearch import RNNSearch, RNNSearchConfig
 from regard.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from regard.models.t5 import T5, T5Config
 from regard.models.transformer import Transformer, TransformerConfig
 from regard.sequences import Sequences
 from regard.training.objectives import smoothed_cross_entropy
@@ -25,6 +26,12 @@ MODELS = {
         )
     ),
 }  # fmt: skip
+MODELS["t5"] = lambda: T5(
+    T5Config(
+        vocab_size=9, d_model=32, d_kv=8, d_ff=64, encoder_layers=1, decoder_layers=1, num_heads=4, dropout_rate=0.0,
+        pad_token_id=0, bos_token_id=BOS, eos_token_id=EOS, gated=True,
+    )
+)  # fmt: skip
 TASKS = {"copy": list, "reverse": lambda words: words[::-1], "sort": sorted}
 
 

@@ -19,6 +19,10 @@ GPT = (
     'type = "gpt"\nn_positions = 64\nn_embd = 32\nn_layer = 2\nn_head = 4\n'
     "resid_pdrop = 0.0\nembd_pdrop = 0.0\nattn_pdrop = 0.0"
 )
+LLAMA = (
+    'type = "llama"\nhidden_size = 32\nintermediate_size = 64\nnum_hidden_layers = 2\nnum_attention_heads = 4\n'
+    "num_key_value_heads = 2\nmax_position_embeddings = 64"
+)
 BERT = (
     'type = "bert"\nhidden_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 4\nintermediate_size = 64\n'
     "max_position_embeddings = 64\nhidden_dropout_prob = 0.0\nattention_probs_dropout_prob = 0.0"
@@ -73,7 +77,9 @@ def scores_of(events):
 
 
 @pytest.mark.parametrize(
-    ("kind", "model"), [("bytes", GPT), ("words", f'type = "awd_lstm"\n{AWD}')], ids=["gpt", "awd_lstm"]
+    ("kind", "model"),
+    [("bytes", GPT), ("bytes", LLAMA), ("words", f'type = "awd_lstm"\n{AWD}')],
+    ids=["gpt", "llama", "awd_lstm"],
 )
 def test_a_language_model_learns_which_verb_belongs_to_which_noun(data, tmp_path, kind, model):
     steps, rate = (120, 0.01) if kind == "bytes" else (250, 0.02)
@@ -279,6 +285,13 @@ def test_every_recipe_of_the_package_reads():
 def test_tokenizer_and_task_must_go_together():
     with pytest.raises(RegardError, match="language-model needs tokenizer.kind bytes or wordpiece or words, not bpe"):
         parse_recipe('name = "x"\ntask = "language-model"\n[data]\nsource = "cmudict"\n', "x.toml", [])
+    with pytest.raises(RegardError, match="classification needs model.type bert or albert or gpt or ulmfit, not llama"):
+        parse_recipe(
+            'name = "x"\ntask = "classification"\n[data]\nsource = "cmudict"\n[tokenizer]\nkind = "bytes"\n[model]\n'
+            + LLAMA,
+            "x.toml",
+            [],
+        )
     with pytest.raises(RegardError, match="labels follows from the task"):
         parse_recipe('name = "x"\n[data]\nsource = "cmudict"\n[model]\ntype = "gpt"\nlabels = ["a"]\n', "x.toml", [])
 

@@ -88,7 +88,7 @@ def _context(context: Context, norm_first: bool) -> str:
         f"<figure><figcaption><bdi>{escape(text)}</bdi></figcaption>{_equation(one, number)}</figure>"
         for number, (text, one) in enumerate(zip(context.texts, context.mixtures, strict=True))
     )
-    places = ["embedding + position", *(f"after layer {layer}" for layer in range(len(context.cosines) - 1))]
+    places = ["what enters layer 0", *(f"after layer {layer}" for layer in range(len(context.cosines) - 1))]
     if norm_first:
         places[-1] += ", through the last norm"
     others = range(1, len(context.texts))
@@ -101,12 +101,12 @@ def _context(context: Context, norm_first: bool) -> str:
     cosines = [(f"text {other + 1}", context.cosines[:, 0, other].tolist()) for other in others]
     distances = [(f"text {other + 1}", context.distances[:, 0, other].tolist()) for other in others]
     return f"""<section class="wide"><h2><q>{name}</q> in each text</h2>
-<p class="lead">What the word's new embedding is mixed from: {heads} of encoder layer {context.layer};
+<p class="lead">What the word's new embedding is mixed from: {heads} of {context.side} layer {context.layer};
 e(x) is the value of x.</p>{equations}
 <h3>Layer by layer: <q>{name}</q> in text 1 and in the others</h3>
 <ol class="texts">{listed}</ol>
 <p>The same word starts from the same embedding (only its position may differ); each layer mixes in what stands
-around it.{" The last vectors have gone through the norm that ends the encoder." * norm_first}</p>
+around it.{" The last vectors have gone through the norm that ends the {context.side}." * norm_first}</p>
 <div class="plots">{plot("cosine", cosines)}{plot("distance", distances)}</div>
 {table(["", *columns], rows, "Cosine and Euclidean distance to the word's vector in text 1", "layers")}</section>"""
 

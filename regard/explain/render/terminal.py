@@ -181,7 +181,8 @@ def _context(context: Context) -> list[RenderableType]:
     title = f'"{context.word}" in each text: what its new embedding is mixed from'
     heads = "the mean of all heads" if context.head is None else f"head {context.head}"
     parts: list[RenderableType] = [Text(), Text(title, style="bold underline")]
-    parts.append(Text(f"(weights of encoder layer {context.layer}, {heads}; e(x) is the value of x)", style="dim"))
+    place = f"{context.side} layer {context.layer}"
+    parts.append(Text(f"(weights of {place}, {heads}; e(x) is the value of x)", style="dim"))
     parts += [Text(f"   {mixture}") for mixture in context.mixtures]
     first, *others = context.texts
     for number, other in enumerate(others, start=1):
@@ -191,7 +192,7 @@ def _context(context: Context) -> list[RenderableType]:
         for layer, (cosine, distance) in enumerate(
             zip(context.cosines[:, 0, number].tolist(), context.distances[:, 0, number].tolist(), strict=True)
         ):
-            place = "embedding + position" if layer == 0 else f"encoder layer {layer - 1}"
+            place = "what enters layer 0" if layer == 0 else f"{context.side} layer {layer - 1}"
             place += ", last norm" if context.norm_last and layer == len(context.cosines) - 1 else ""
             table.add_row(place, f"{cosine:.3f}", f"{distance:.2f}", Text(bar(distance / farthest), style="cyan"))
         parts.append(table)

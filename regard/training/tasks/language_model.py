@@ -55,7 +55,7 @@ class LanguageModelTask:
 
     def make_model(self) -> Model:
         fields = vocabulary_of(self.codec)
-        if self.recipe.model.type == "gpt":
+        if self.recipe.model.type in ("gpt", "llama"):
             del fields["pad_token_id"]  # a batch is ragged: nothing is padded
         model = self.recipe.model.make(**fields)
         if self.recipe.tokenizer.renew and isinstance(model, AwdLstm):
