@@ -24,18 +24,14 @@ def explain(
     Example: regard explain "Python executes quickly" "Python crawls quickly"
     """
     from regard.cli.console import output_console, valid_text
-    from regard.errors import RegardError
     from regard.pipelines import load
 
     loaded = load(model)
     explanation = loaded.explain(*(valid_text(text) for text in texts), query=query, layer=layer, head=head)
     if html is not None:
-        from regard.explain.recurrence import Reading
         from regard.explain.render.page import page
         from regard.files import written_aside
 
-        if isinstance(explanation.walkthrough, Reading):
-            raise RegardError(f"{model} has no attention to draw a page of: leave --html out, or take --json")
         with written_aside(html) as aside:
             aside.write_text(
                 page(

@@ -14,8 +14,10 @@ from regard.modalities.text import train_bpe
 from regard.models.albert import Albert, AlbertConfig
 from regard.models.bert import Bert, BertConfig
 from regard.models.gpt import GPT, GPTConfig
+from regard.models.llama import Llama, LlamaConfig
 from regard.models.rnnsearch import RNNSearch, RNNSearchConfig
 from regard.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from regard.models.t5 import T5, T5Config
 from regard.models.ulmfit import AwdLstm, AwdLstmConfig, Ulmfit, UlmfitConfig
 
 TEXTS = ["Python executes quickly", "Python crawls quickly", "the cat sat on the mat"] * 3
@@ -28,12 +30,40 @@ TRANSLATORS = {
     "seq2seq": lambda size: Seq2Seq(
         Seq2SeqConfig(vocab_size=size, embedding_size=6, hidden_size=10, num_hidden_layers=2)
     ),
+    "t5": lambda size: T5(
+        T5Config(
+            vocab_size=size,
+            d_model=12,
+            d_kv=4,
+            d_ff=20,
+            encoder_layers=2,
+            decoder_layers=2,
+            num_heads=3,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )  # fmt: skip
+    ),
     "rnnsearch": lambda size: RNNSearch(
         RNNSearchConfig(vocab_size=size, embedding_size=6, hidden_size=10, attention_size=7, maxout_size=5)
     ),
 }
 OTHERS = {
     "gpt": ("bytes", lambda size: GPT(GPTConfig(vocab_size=size, n_positions=32, n_embd=12, n_layer=2, n_head=3))),
+    "llama": (
+        "bytes",
+        lambda size: Llama(
+            LlamaConfig(
+                vocab_size=size,
+                hidden_size=12,
+                intermediate_size=20,
+                num_hidden_layers=2,
+                num_attention_heads=6,
+                num_key_value_heads=2,
+                max_position_embeddings=32,
+            )  # fmt: skip
+        ),
+    ),
     "awd_lstm": ("words", lambda size: AwdLstm(AwdLstmConfig(vocab_size=size, **AWD))),
     "ulmfit": ("words", lambda size: Ulmfit(UlmfitConfig(vocab_size=size, labels=("good", "bad"), **AWD))),
     "bert": ("wordpiece", lambda size: Bert(BertConfig(vocab_size=size, **BERT))),
@@ -88,20 +118,27 @@ def test_every_system_explains_itself(folders, name):
     walk = told["walkthrough"]
     assert walk["difference_from_fast_run"] < 1e-5
     if name not in RECURRENT:  # those begin with the first token
-        assert walk["query"].casefold() == ("quickly" if name == "gpt" else "python")  # a decoder sees no later words
+        assert walk["query"].casefold() == (
+            "quickly" if name in ("gpt", "llama") else "python"
+        )  # a decoder sees no later words
     assert (told["context"] is None) == (name in RECURRENT)
     shown = command("explain", "--model", folders[name], *TEXTS[:2])
     assert "largest difference" in shown
     assert ("forget gate" in shown) == (name in ("seq2seq", "awd_lstm", "ulmfit"))
 
 
-def test_a_page_is_for_attention(folders, tmp_path):
+def test_every_system_has_its_page(folders, tmp_path):
     for name in ("gpt", "bert", "classifier"):
         command("explain", "--model", folders[name], *TEXTS[:2], "--html", str(tmp_path / "page.html"))
         assert "P[" in (tmp_path / "page.html").read_text(encoding="utf-8")  # learned positions, not sines
-    with pytest.raises(RegardError, match="no attention to draw"):
-        command("explain", "--model", folders["ulmfit"], "the cat", "--html", str(tmp_path / "none.html"))
-    assert not (tmp_path / "none.html").exists()
+    for name, told in (("llama", "silu(RMSNorm(x) W<sub>g</sub>)"), ("t5", "s = q·k + r")):
+        command("explain", "--model", folders[name], *TEXTS[:2], "--html", str(tmp_path / "page.html"))
+        assert told in (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name in RECURRENT:
+        command("explain", "--model", folders[name], TEXTS[0], "--html", str(tmp_path / "page.html"))
+        text = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "reads the text, word by word" in text
+        assert "✓ The proof" in text
 
 
 def test_alignments_come_from_additive_attention_too(folders, tmp_path):
@@ -113,7 +150,7 @@ def test_alignments_come_from_additive_attention_too(folders, tmp_path):
 
 
 def test_a_language_model_tells_how_likely_a_text_is(folders):
-    for name in ("gpt", "awd_lstm"):
+    for name in ("gpt", "llama", "awd_lstm"):
         model = regard.load(folders[name])
         found = model.log_probabilities("the cat sat on the mat")
         assert all(value < 0 for value in found)

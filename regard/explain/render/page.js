@@ -13,7 +13,8 @@ const fixed = (number, digits) => number.toFixed(digits).replace(/^-(?=0(\.0*)?$
 
 function show(chosen) {
   head = chosen;
-  document.getElementById("head-" + head).checked = true;
+  const choice = document.getElementById("head-" + head);
+  if (choice) choice.checked = true;
   for (const slot of all("[data-head]")) slot.textContent = head;
   for (const slot of all("[data-number*='#']")) slot.textContent = fixed(at(slot.dataset.number), +slot.dataset.digits);
   for (const slot of all("[data-text]")) slot.textContent = at(slot.dataset.text);

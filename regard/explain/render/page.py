@@ -12,10 +12,12 @@ import json
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from regard.explain.alignment import Alignment
 from regard.explain.context import Context, Mixture
-from regard.explain.render.page_parts import Slots, fixed, plot, shade, table, word_label
+from regard.explain.recurrence import Reading
+from regard.explain.render.page_parts import Slots, compact, fixed, plot, shade, table, word_label
 from regard.explain.render.page_steps import numbers_of, sections
 from regard.explain.walkthrough import Walkthrough
 
@@ -24,18 +26,22 @@ def page(
     title: str,
     texts: Sequence[str],
     answers: Sequence[str],
-    walkthrough: Walkthrough,
+    walkthrough: Walkthrough | Reading,
     context: Context | None,
     alignments: Sequence[Alignment],
 ) -> str:
     """One page: the complete process for one query, the word in each text, and the cross-attention of each answer.
 
-    `title` is the model's name.
+    Of a recurrent layer the gates at each word, and every value at one of them. `title` is the model's name.
     """
-    data = numbers_of(walkthrough)
-    parts = [sections(Slots(data, walkthrough.head), walkthrough, texts[0])]
+    if isinstance(walkthrough, Reading):
+        data, kind = _numbers_of_reading(walkthrough), "Gates"
+        parts = [_reading(Slots(data, 0), walkthrough, texts[0])]
+    else:
+        data, kind = numbers_of(walkthrough), "Self-attention"
+        parts = [sections(Slots(data, walkthrough.head), walkthrough, texts[0])]
     if context is not None:
-        parts.append(_context(context, walkthrough.norm_first))
+        parts.append(_context(context))
     parts += [_alignment(one, text, number) for number, (one, text) in enumerate(zip(alignments, texts, strict=False))]
     style, script = _file("page.css"), _file("page.js")
     # The page may load nothing and run its own script only, whatever a text contains.
@@ -53,7 +59,7 @@ def page(
 <style>{style}</style>
 </head>
 <body>
-{_header(title, texts, answers)}
+{_header(kind, title, texts, answers)}
 <main>{"".join(parts)}</main>
 <output id="tip" hidden></output>
 <script type="application/json" id="data">{packed}</script>
@@ -63,7 +69,7 @@ def page(
 """
 
 
-def _header(title: str, texts: Sequence[str], answers: Sequence[str]) -> str:
+def _header(kind: str, title: str, texts: Sequence[str], answers: Sequence[str]) -> str:
     pairs = "".join(
         f"<div><dt><bdi>{escape(text)}</bdi></dt>"
         + (f"<dd>→ <bdi>{escape(answer)}</bdi></dd>" if answer else "<dd></dd>")  # an encoder alone answers nothing
@@ -71,7 +77,7 @@ def _header(title: str, texts: Sequence[str], answers: Sequence[str]) -> str:
         for text, answer in zip(texts, answers, strict=True)
     )
     return f"""<header>
-<p class="eyebrow">Self-attention, number by number · model <b>{escape(title)}</b></p>
+<p class="eyebrow">{kind}, number by number · model <b>{escape(title)}</b></p>
 <h1>What the model computes on <q><bdi>{escape(texts[0])}</bdi></q></h1>
 <dl class="answers">{pairs}</dl>
 <p class="legend"><span class="key signed" aria-hidden="true"></span> values: orange below zero, blue above
@@ -81,7 +87,36 @@ number. Point at a word to see it everywhere.</span></p>
 </header>"""
 
 
-def _context(context: Context, norm_first: bool) -> str:
+def _reading(slots: Slots, reading: Reading, text: str) -> str:
+    """A recurrent layer: how far each gate stands open at each word, and every value at the chosen one."""
+    rows = [
+        [word_label(reading.words, number), *(slots.cell(f"gates/{gate}/{number}") for gate in reading.gates)]
+        for number in range(len(reading.words))
+    ]
+    gates = [name for name in reading.steps if name.endswith("_gate")]
+    others = [name for name in reading.steps if name not in gates]
+    close = reading.difference < 1e-4
+    name = word_label(reading.words, reading.query)
+    return f"""<section class="wide"><h2>How {reading.place} reads the text, word by word</h2>
+<p class="lead">In <q><bdi>{escape(text)}</bdi></q>. A gate lets through a share of what comes: 0 shut, 1 open. Here the
+mean of each gate over its units.</p>
+{table(["word", *(gate.replace("_", " ") for gate in reading.gates)], rows, "Mean of each gate at each word", "heat")}
+<h3>Every value at {name}</h3>
+{slots.strips([(gate.replace("_", " "), f"steps/{gate}") for gate in gates], "Gates", 1.0)}
+{"".join(slots.strips([(other.replace("_", " "), f"steps/{other}")]) for other in others)}
+<p class="proof {"holds" if close else "fails"}"><b>{"✓" if close else "✗"} The proof.</b>
+These steps and the model's own fast run differ by at most <b>{reading.difference:.1e}</b>.</p></section>"""
+
+
+def _numbers_of_reading(reading: Reading) -> dict[str, Any]:
+    """What the slots show; one head, as page.js expects."""
+    found = reading.to_dict()
+    steps = {name: value.flatten().tolist() for name, value in reading.steps.items()}
+    numbers = {"gates": compact(found["gates"], 4), "steps": compact(steps, 4)}
+    return {"view": found["view"], "head": 0, "weights": [[1]], **numbers}
+
+
+def _context(context: Context) -> str:
     heads = "the mean of all heads" if context.head is None else f"head {context.head}"
     name = escape(context.word)
     equations = "".join(
@@ -89,7 +124,7 @@ def _context(context: Context, norm_first: bool) -> str:
         for number, (text, one) in enumerate(zip(context.texts, context.mixtures, strict=True))
     )
     places = ["what enters layer 0", *(f"after layer {layer}" for layer in range(len(context.cosines) - 1))]
-    if norm_first:
+    if context.norm_last:
         places[-1] += ", through the last norm"
     others = range(1, len(context.texts))
     columns = [f"{kind}, text {other + 1}" for other in others for kind in ("cosine", "distance")]
@@ -106,7 +141,7 @@ e(x) is the value of x.</p>{equations}
 <h3>Layer by layer: <q>{name}</q> in text 1 and in the others</h3>
 <ol class="texts">{listed}</ol>
 <p>The same word starts from the same embedding (only its position may differ); each layer mixes in what stands
-around it.{" The last vectors have gone through the norm that ends the {context.side}." * norm_first}</p>
+around it.{" The last vectors have gone through the norm that ends the {context.side}." * context.norm_last}</p>
 <div class="plots">{plot("cosine", cosines)}{plot("distance", distances)}</div>
 {table(["", *columns], rows, "Cosine and Euclidean distance to the word's vector in text 1", "layers")}</section>"""
 
