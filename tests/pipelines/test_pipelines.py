@@ -42,7 +42,7 @@ TRANSLATORS = {
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=2,
-        )  # fmt: skip
+        )
     ),
     "rnnsearch": lambda size: RNNSearch(
         RNNSearchConfig(vocab_size=size, embedding_size=6, hidden_size=10, attention_size=7, maxout_size=5)
@@ -61,7 +61,7 @@ OTHERS = {
                 num_attention_heads=6,
                 num_key_value_heads=2,
                 max_position_embeddings=32,
-            )  # fmt: skip
+            )
         ),
     ),
     "awd_lstm": ("words", lambda size: AwdLstm(AwdLstmConfig(vocab_size=size, **AWD))),
