@@ -17,9 +17,11 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     If the block fails, what stood at `path` stays. A full or read-only disk raises RegardError.
     """
-    aside = path.with_name(f".{path.name}.partial")
+    aside, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not path.exists():  # an earlier write was killed between its two renames
+            old.replace(path)
         _remove(aside)
         yield aside
         _replace(aside, path)

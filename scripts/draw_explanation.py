@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +35,10 @@ def main() -> None:
     found = regard.load().explain(*TEXTS)
     console = Console(record=True, width=124, file=io.StringIO(), highlight=False)
     console.print(terminal.explanation(found.texts, found.answers, found.walkthrough, found.context, found.alignments))
-    Path("docs/explain.svg").write_text(console.export_svg(title=COMMAND, theme=LIGHT), encoding="utf-8")
+    drawn = console.export_svg(title=COMMAND, theme=LIGHT)
+    # No fonts from elsewhere: the picture needs nothing but itself.
+    drawn = re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code", "monospace")
+    Path("docs/explain.svg").write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":

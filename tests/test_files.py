@@ -107,3 +107,12 @@ def test_a_disk_that_is_really_full(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert "RegardError: cannot write" in ended.stderr
     assert contents(tmp_path) == {"thing": "old"}
+
+
+def test_a_write_that_was_killed_between_its_two_renames_is_mended(tmp_path):
+    (tmp_path / ".model.old").mkdir()
+    (tmp_path / ".model.old" / "config.json").write_text("kept")
+    with pytest.raises(KeyError), written_aside(tmp_path / "model"):
+        raise KeyError
+    assert (tmp_path / "model" / "config.json").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
