@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--storage", choices=["float32", "float16", "int8"], default="int8")
     parser.add_argument("--out", type=Path, default=Path("regard/pretrained"))
     parser.add_argument("--recipe", help="take data and names from this recipe, e.g. where the data has moved")
+    parser.add_argument("--name", help="name in the package; by default the recipe's")
+    parser.add_argument("--began", type=Path, help="folder of the run that this one started from, for the card")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -47,8 +49,18 @@ def main() -> None:
     print(result)
     counts = {f"{name}_pairs": len(pairs) for name, pairs in parts.items()}
     spent = (facts["epochs"], facts["seconds"], facts["cpu_seconds"])
-    told = Facts(recipe, result, "test", facts["step"], *spent, counts, read_validations(options.run))
-    write_model(options.out / recipe.name, model, codec, told, options.storage)
+    before = what_it_took(options.began) if options.began else ""
+    history, name = read_validations(options.run), options.name or recipe.name
+    told = Facts(recipe, result, "test", facts["step"], *spent, counts, history, before, name)
+    write_model(options.out / name, model, codec, told, options.storage)
+
+
+def what_it_took(run: Path) -> str:
+    """Steps and minutes of an earlier run."""
+    _, facts = load_checkpoint(run / CHECKPOINT)
+    wall, processor = (f"{facts[name] / 60:.0f} minutes of" for name in ("seconds", "cpu_seconds"))
+    steps = f"{facts['step']:,} steps ({facts['epochs']:.1f} passes)"
+    return f": {steps}, {wall} wall time, {processor} processor time"
 
 
 if __name__ == "__main__":

@@ -171,13 +171,14 @@ class _Display:
             mark = "  best so far" if event.best else ""
             self.console.print(
                 f"step {event.step}, {event.seconds / 60:.1f} min: validation loss {event.loss:.3f}, "
-                f"{_listed(event.scores)}{mark}"
+                f"{_listed(event.scores)}{mark}",
+                soft_wrap=True,
             )
         elif isinstance(event, Finished):
             self.console.print(f"stopped: {event.reason}, after {event.seconds / 60:.1f} min")
-            self.console.print(f"test part: {_listed(event.scores)}")
+            self.console.print(f"test part: {_listed(event.scores)}", soft_wrap=True)
             if event.signature:
-                self.console.print(event.signature)
+                self.console.print(event.signature, soft_wrap=True)
             self.console.print(f"the model is in {event.folder}")
 
     def _step(self, event: Stepped) -> None:
@@ -194,4 +195,6 @@ class _Display:
 
 
 def _listed(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' with ').upper()} {value:.2f}" for name, value in scores.items())
+    from regard.training.card import score_name
+
+    return ", ".join(f"{score_name(name)} {value:.2f}" for name, value in scores.items())

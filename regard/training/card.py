@@ -32,6 +32,10 @@ class Facts:
     counts: dict[str, int]
     history: list[Validated]
     """The validations so far."""
+    before: str = ""
+    """What the run that this one started from took; where nothing is told, only its name is."""
+    name: str = ""
+    """What the model is called in the package, if not as its recipe."""
 
 
 def write_model(folder: Path, model: Model, codec: Codec, facts: Facts, storage: Storage = "float32") -> None:
@@ -61,7 +65,7 @@ def model_card(model: Model, facts: Facts, storage: Storage) -> str:
 
 {textwrap.fill(_described(model, storage), 120)}
 
-    regard run {recipe.name} "TEXT"
+    regard run {facts.name or recipe.name} "TEXT"
 
 ## Scores
 
@@ -81,7 +85,7 @@ On the {facts.part} part of the data{f", {how}" if searched else ""}.
 
 {facts.step:,} steps ({facts.epochs:.1f} passes over the data), {facts.seconds / 60:.0f} minutes of wall time,
 {facts.cpu_seconds / 60:.0f} minutes of processor time, seed {recipe.training.seed}, on {machine()}.
-Energy: not measured.
+Energy: not measured.{_before(facts)}
 
 What each part of it reached, on validation examples{" with greedy search" if searched else ""}:
 
@@ -95,10 +99,15 @@ The recipe, with every default written out:
 """
 
 
+def _before(facts: Facts) -> str:
+    """Where the weights came from that training began with."""
+    return f"\nIt began with the weights of `{facts.recipe.start}`{facts.before}." if facts.recipe.start else ""
+
+
 def _described(model: Model, storage: Storage) -> str:
     """System and sizes in one sentence."""
     config = model.config
-    if isinstance(model, Transformer):
+    if type(model) is Transformer:
         norm = "before each sublayer (pre-norm)" if config.normalize_before else "after each sublayer (post-norm)"
         sizes = (
             f"{config.encoder_layers} encoder and {config.decoder_layers} decoder layers, width {config.d_model}, "

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import regard
 from regard import RegardError
 from regard.training.events import Finished, Started, Stepped, Validated
-from regard.training.recipe import Recipe, load_recipe
+from regard.training.recipe import Recipe, load_recipe, parse_recipe
 from regard.training.trainer import train
 
 RECIPE = """
@@ -152,6 +152,20 @@ def test_it_stops_when_nothing_gets_better(place):
     events = list(train(recipe(*changes), place / "run"))
     assert events[-1].reason == "no better validation score for 2 validations"
     assert [event.best for event in events if isinstance(event, Validated)] == [True, False, False]
+
+
+def test_another_system_learns_from_the_same_recipe_and_one_run_from_another(place):
+    text = RECIPE.replace("[model]", '[model]\ntype = "t5"').replace("ffn_dim", "d_ff")
+    text = text.replace("attention_heads", "num_heads").replace("max_steps = 20", "max_steps = 2")
+    first = parse_recipe(text, "tiny.toml", [])
+    list(train(first, place / "first"))
+    assert regard.load(str(place / "first")).model.config.model_type == "t5"
+    again = parse_recipe(f'start = "{place / "first"}"\n{text}', "tiny.toml", ["training.learning_rate=1e-9"])
+    list(train(again, place / "again"))
+    one, two = (regard.load(str(place / name)) for name in ("first", "again"))
+    torch.testing.assert_close(one.model.embedding.weight, two.model.embedding.weight, atol=1e-5, rtol=0)
+    assert one.codec.source.to_json() == two.codec.source.to_json()
+    assert f"It began with the weights of `{place / 'first'}`" in (place / "again" / "model" / "README.md").read_text()
 
 
 def test_a_run_is_never_overwritten(place):
