@@ -12,7 +12,7 @@ from regard.data.sources import Pair
 from regard.generation.answers import answer
 from regard.generation.search import Search
 from regard.modalities.text import Codec
-from regard.models.transformer import TransformerConfig
+from regard.models.base import Config
 from regard.training.recipe import Score
 
 
@@ -25,7 +25,7 @@ class Result:
     signature: str = ""
 
 
-def search_of(config: TransformerConfig, score: Score, beams: int | None = None) -> Search:
+def search_of(config: Config, score: Score, beams: int | None = None) -> Search:
     """How the recipe has answers searched; `beams` 1 for greedy."""
     return Search.of_translator(config, beams or score.beams, score.length_penalty)
 
