@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.attention import causal_mask
+from regard.attention import MultiHeadAttention, causal_mask
 from regard.errors import RegardError, unknown
+from regard.explain.attention_view import AttentionView
 from regard.explain.heads import head_places, head_steps
 from regard.layers.blocks import DecoderLayer, EncoderLayer
 from regard.layers.recurrence import GRU, LSTM, Bidirectional
@@ -119,18 +120,52 @@ class Trace:
         if isinstance(layer, AttentiveLayer):
             return layer.steps(x, queries, self._memory(row))
         seen = causal_mask(len(x), len(x), x.device) if place.startswith("decoder.") else None
-        stack: Any = self.model.get_submodule(place.split(".")[0])
-        added = stack.added_to_scores(len(x)) if hasattr(stack, "added_to_scores") else None
+        added = self._added(place, x)
         if isinstance(layer, DecoderLayer):
             return layer.steps(x, queries, seen, self._memory(row), added)
         assert isinstance(layer, EncoderLayer)
         return layer.steps(x, queries, seen, added)
 
     @torch.no_grad()
+    def attention(self, place: str, head: int, row: int = 0) -> AttentionView:
+        """One head over one text, for maps and parts of them (`decoder.layers.3.cross_attention`).
+
+        Raises RegardError for a place that has no such attention, with those that have, and for a head out of range.
+        """
+        layer_place, _, name = place.rpartition(".")
+        known = [
+            f"{layer}.{kind}"
+            for layer in self.layers
+            for kind in ("self_attention", "cross_attention")
+            if isinstance(getattr(self.model.get_submodule(layer), kind, None), MultiHeadAttention)
+        ]
+        if place not in known:
+            raise unknown("attention", place, known)
+        layer: Any = self.model.get_submodule(layer_place)
+        x = self.entering(layer_place, row)
+        entered = layer.self_attention_residual.enter(x)
+        if name == "self_attention":
+            stack: Any = self.model.get_submodule(place.split(".")[0])
+            added = stack.positions if hasattr(stack, "added_to_scores") else None
+            causal = place.startswith("decoder.")
+            return AttentionView(layer.self_attention, head, entered, entered, causal, added)
+        attended = layer.steps(
+            x, EVERY, causal_mask(len(x), len(x), x.device), self._memory(row), self._added(place, x)
+        )
+        asking = layer.cross_attention_residual.enter(attended["self_attention_residual.output"])
+        return AttentionView(layer.cross_attention, head, asking, self._memory(row), causal=False)
+
+    @torch.no_grad()
     def proof(self, place: str, queries: slice = EVERY, row: int = 0) -> float:
         """Largest difference between a layer's steps and what the fast run had after it."""
         output = self.steps(place, queries, row)["output"]
         return float((output - self.leaving(place, row)[queries]).abs().max())
+
+    def _added(self, place: str, x: Tensor) -> Tensor | None:
+        """What relative positions add to the scores of a stack; None where it has none."""
+        stack: Any = self.model.get_submodule(place.split(".")[0])
+        found: Tensor | None = stack.added_to_scores(len(x)) if hasattr(stack, "added_to_scores") else None
+        return found
 
     def _embedding(self, place: str, queries: slice, row: int) -> dict[str, Tensor]:
         """Where the residual stream begins."""

@@ -1,0 +1,192 @@
+"""One head's attention over one text, asked for piece by piece: any rows and columns, at any resolution.
+
+A map of a long text does not fit into memory, and nobody looks at all of it. Here only queries and keys of one head are
+kept, (tokens, head width); weights are computed in blocks when they are asked for. What a row of weights is divided by
+is found once and kept (its log-sum-exp), so that a few columns of a row cost a few dot products.
+
+    >>> view = trace.attention("encoder.layers.0.self_attention", head=2)
+    >>> view.weights(queries=slice(0, 3))                # (3, keys)
+    >>> view.map(resolution=(64, 64)).largest            # the whole map, 64 cells wide
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from regard.attention import MultiHeadAttention
+from regard.errors import RegardError
+
+EVERY = slice(None)
+_BLOCK_ENTRIES = 1 << 22
+"""Scores held at a time: 16 MiB in float32, and about three times as much while they are worked on."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """A region of an attention map, cell by cell."""
+
+    queries: slice
+    keys: slice
+    """The region."""
+    cell: tuple[int, int]
+    """Queries and keys in a cell; those at the end of the region may be smaller."""
+    largest: Float[Tensor, "rows columns"]
+    """The largest weight in each cell."""
+    mean: Float[Tensor, "rows columns"]
+    """The mean of the weights in each cell."""
+
+
+class AttentionView:
+    """Scores and weights of one head over one text.
+
+    `x` asks and `memory` is looked at, both as they enter the attention, (tokens, width); `causal` hides the future;
+    `added` gives what relative positions add to the scores, from positions of queries and keys.
+    """
+
+    def __init__(
+        self,
+        attention: MultiHeadAttention,
+        head: int,
+        x: Float[Tensor, "queries width"],
+        memory: Float[Tensor, "keys width"],
+        causal: bool,
+        added: torch.nn.Module | None = None,
+    ) -> None:
+        if not 0 <= head < attention.heads:
+            raise RegardError(f"there is no head {head}: this attention has heads 0 to {attention.heads - 1}")
+        self.attention, self.head, self.causal, self._added = attention, head, causal, added
+        self._x, self._memory = x, memory
+        usual = attention.head_width**-0.5
+        self.scale = usual if attention.scale is None else attention.scale
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Queries and keys of the whole map."""
+        return len(self._x), len(self._memory)
+
+    @cached_property
+    def queries(self) -> Float[Tensor, "queries head_width"]:
+        """What each token asks, turned by its position where the model has rotations."""
+        return self._turned(self._projected(self._x, self.head * self.attention.head_width))
+
+    @cached_property
+    def keys(self) -> Float[Tensor, "keys head_width"]:
+        """What each token can be found by."""
+        return self._turned(self._projected(self._memory, self.attention.query_width + self._shared))
+
+    @cached_property
+    def values(self) -> Float[Tensor, "keys head_width"]:
+        """What each token hands on."""
+        begin = self.attention.query_width + self.attention.key_width + self._shared
+        return self._projected(self._memory, begin)
+
+    @torch.no_grad()
+    def scores(self, queries: slice = EVERY, keys: slice = EVERY) -> Float[Tensor, "queries keys"]:
+        """What goes into the softmax: scaled, positions added; -inf where a query may not look."""
+        asking, looked_at = (
+            self._positions(part, size) for part, size in zip((queries, keys), self.shape, strict=True)
+        )
+        scores = self.queries[queries] @ self.keys[keys].T * self.scale
+        if self._added is not None:
+            scores = scores + self._added(asking, looked_at)[self.head]
+        if self.causal:
+            ahead = self.shape[1] - self.shape[0]
+            scores = scores.masked_fill_(looked_at[None] > asking[:, None] + ahead, -math.inf)
+        return scores
+
+    @torch.no_grad()
+    def weights(self, queries: slice = EVERY, keys: slice = EVERY) -> Float[Tensor, "queries keys"]:
+        """Softmax over all keys, of which the chosen ones are given."""
+        return (self.scores(queries, keys) - self.normaliser(queries)[:, None]).exp_()
+
+    @torch.no_grad()
+    def mixed(self, queries: slice = EVERY) -> Float[Tensor, "queries head_width"]:
+        """The weighted sum of the values."""
+        parts = [self.weights(block) @ self.values for block in self._blocks(queries)]
+        return torch.cat(parts) if parts else self.values[:0]
+
+    @torch.no_grad()
+    def normaliser(self, queries: slice = EVERY) -> Float[Tensor, "queries"]:
+        """log sum exp of each row of scores; found once, and kept."""
+        for block in self._blocks(queries):
+            if self._normaliser[block].isnan().any():
+                self._normaliser[block] = self.scores(block).logsumexp(dim=-1)
+        return self._normaliser[queries]
+
+    @torch.no_grad()
+    def map(self, queries: slice = EVERY, keys: slice = EVERY, resolution: tuple[int, int] = (256, 256)) -> Map:
+        """A region in at most so many rows and columns of cells, whatever the length of the text.
+
+        Raises RegardError for a resolution or region without a cell.
+        """
+        rows, columns = (range(*part.indices(size)) for part, size in zip((queries, keys), self.shape, strict=True))
+        if min(resolution) < 1 or not rows or not columns or {rows.step, columns.step} != {1}:
+            raise RegardError(f"a map needs cells: queries {queries}, keys {keys} of {self.shape} at {resolution}")
+        cell = (-(-len(rows) // resolution[0]), -(-len(columns) // resolution[1]))
+        largest, sums = [], []
+        for begin in range(rows.start, rows.stop, cell[0]):
+            band = slice(begin, min(begin + cell[0], rows.stop))
+            most = torch.zeros(-(-len(columns) // cell[1]), device=self._x.device)
+            total = torch.zeros_like(most)
+            for block in self._blocks(band):
+                parts = _cells(self.weights(block, slice(columns.start, columns.stop)), cell[1])
+                most = torch.maximum(most, parts.amax(dim=(0, 2)))
+                total += parts.sum(dim=(0, 2))
+            largest.append(most)
+            sums.append(total)
+        counts = _sizes(len(rows), cell[0])[:, None] * _sizes(len(columns), cell[1])
+        mean = torch.stack(sums) / counts.to(self._x.device)
+        return Map(slice(rows.start, rows.stop), slice(columns.start, columns.stop), cell, torch.stack(largest), mean)
+
+    @property
+    def _shared(self) -> int:
+        """Where the keys of this head begin among all keys: several heads may share theirs."""
+        attention = self.attention
+        return self.head // (attention.heads // attention.key_heads) * attention.head_width
+
+    @cached_property
+    def _normaliser(self) -> Float[Tensor, "queries"]:
+        return torch.full((self.shape[0],), math.nan, device=self._x.device)
+
+    @torch.no_grad()
+    def _projected(self, x: Float[Tensor, "tokens width"], begin: int) -> Float[Tensor, "tokens head_width"]:
+        rows = slice(begin, begin + self.attention.head_width)
+        bias = self.attention.projection.bias
+        return F.linear(x, self.attention.projection.weight[rows], None if bias is None else bias[rows])
+
+    @torch.no_grad()
+    def _turned(self, x: Float[Tensor, "tokens head_width"]) -> Float[Tensor, "tokens head_width"]:
+        if self.attention.rotation is None:
+            return x
+        turned: Tensor = self.attention.rotation(x, torch.arange(len(x), device=x.device))
+        return turned
+
+    def _positions(self, chosen: slice, size: int) -> Int[Tensor, "chosen"]:
+        return torch.arange(size, device=self._x.device)[chosen]
+
+    def _blocks(self, queries: slice) -> Iterator[slice]:
+        """The chosen queries in pieces whose scores over all keys are small enough."""
+        rows = range(*queries.indices(self.shape[0]))
+        if rows.step != 1:
+            raise RegardError(f"queries are asked for in a row, not in steps of {rows.step}")
+        size = max(1, _BLOCK_ENTRIES // max(1, self.shape[1]))
+        for begin in range(rows.start, rows.stop, size):
+            yield slice(begin, min(begin + size, rows.stop))
+
+
+def _cells(weights: Float[Tensor, "queries keys"], width: int) -> Float[Tensor, "queries columns width"]:
+    """Columns in cells of a width; weights are never negative, so zeros fill the last one."""
+    return F.pad(weights, (0, -weights.shape[1] % width)).unflatten(1, (-1, width))
+
+
+def _sizes(length: int, cell: int) -> Float[Tensor, "cells"]:
+    """How much of a length falls into each cell."""
+    return torch.tensor([min(cell, length - begin) for begin in range(0, length, cell)], dtype=torch.float32)
