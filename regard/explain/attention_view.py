@@ -184,7 +184,8 @@ class AttentionView:
 
 def _cells(weights: Float[Tensor, "queries keys"], width: int) -> Float[Tensor, "queries columns width"]:
     """Columns in cells of a width; weights are never negative, so zeros fill the last one."""
-    return F.pad(weights, (0, -weights.shape[1] % width)).unflatten(1, (-1, width))
+    cells: Tensor = F.pad(weights, (0, -weights.shape[1] % width)).unflatten(1, (-1, width))
+    return cells
 
 
 def _sizes(length: int, cell: int) -> Float[Tensor, "cells"]:
