@@ -97,10 +97,7 @@ class AttentionView:
         scores = self.queries[queries] @ self.keys[keys].T * self.scale
         if self._added is not None:
             scores = scores + self._added(asking, looked_at)[self.head]
-        if self.causal:
-            ahead = self.shape[1] - self.shape[0]
-            scores = scores.masked_fill_(looked_at[None] > asking[:, None] + ahead, -math.inf)
-        return scores
+        return _hide_future(scores, asking + self.shape[1] - self.shape[0], looked_at) if self.causal else scores
 
     @torch.no_grad()
     def weights(self, queries: slice = EVERY, keys: slice = EVERY) -> Float[Tensor, "queries keys"]:
@@ -180,6 +177,23 @@ class AttentionView:
         size = max(1, _BLOCK_ENTRIES // max(1, self.shape[1]))
         for begin in range(rows.start, rows.stop, size):
             yield slice(begin, min(begin + size, rows.stop))
+
+
+def _hide_future(
+    scores: Float[Tensor, "queries keys"], last: Int[Tensor, "queries"], keys: Int[Tensor, "keys"]
+) -> Float[Tensor, "queries keys"]:
+    """-inf, in place, where a key stands after the `last` one that its query may look at.
+
+    Only the corner where some rows see a key and others do not needs a comparison of each pair: large temporary masks
+    leave holes in memory that grow with every block.
+    """
+    if not scores.numel():
+        return scores
+    seen_by_all, seen_by_some = (int((keys <= bound).sum()) for bound in (last.min(), last.max()))
+    scores[:, seen_by_some:] = -math.inf
+    corner = slice(seen_by_all, seen_by_some)
+    scores[:, corner].masked_fill_(keys[None, corner] > last[:, None], -math.inf)
+    return scores
 
 
 def _cells(weights: Float[Tensor, "queries keys"], width: int) -> Float[Tensor, "queries columns width"]:
