@@ -75,8 +75,9 @@ def scaled_dot_product(
             scores += mask.bias(scores.dtype)
         mixed = F.dropout(scores.softmax(dim=-1), dropout) @ values
     else:
-        bias = None if mask is None else mask.bias(queries.dtype)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, bias, dropout, scale=scale)
+        causal = isinstance(mask, CausalMask)
+        bias = None if mask is None or causal else mask.bias(queries.dtype)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, bias, dropout, causal, scale=scale)
     if mask is not None and mask.has_empty_rows:
         mixed = mixed.masked_fill(~mask.allowed.any(dim=-1, keepdim=True), 0.0)
     return mixed
@@ -109,14 +110,34 @@ class Mask:
         return not bool(self.allowed.any(dim=-1).all())
 
 
+class CausalMask(Mask):
+    """A query sees itself and what came before it. The matrix is made only if it is asked for: fused kernels need none.
+
+    It serves ragged rows too: what pads a row stands at its end, after every token of it.
+    """
+
+    def __init__(self, length: int, device: torch.device | str = "cpu") -> None:
+        object.__setattr__(self, "length", length)
+        object.__setattr__(self, "device", device)
+
+    length: int
+    device: torch.device | str
+    has_empty_rows = False
+
+    @cached_property
+    def allowed(self) -> Bool[Tensor, "1 1 length length"]:
+        return causal_mask(self.length, self.length, self.device)[None, None]
+
+
 def make_mask(queries: Layout, keys: Layout, causal: bool = False) -> Mask | None:
-    """The mask of one attention call: padding of the keys, and the future if `causal`. None where nothing is hidden."""
-    if keys.even and not causal:
-        return None
-    allowed = keys.present[:, None, None, :]
+    """The mask of one attention call: padding of the keys, or the future if `causal` (then queries and keys are the
+    same tokens). None where nothing is hidden.
+    """
     if causal:
-        allowed = allowed & causal_mask(queries.longest, keys.longest, keys.device)
-    return Mask(allowed)
+        if queries.lengths != keys.lengths:
+            raise ValueError("a causal mask is for a sequence that looks at itself")
+        return CausalMask(keys.longest, keys.device)
+    return None if keys.even else Mask(keys.present[:, None, None, :])
 
 
 def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "queries keys"]:

@@ -111,8 +111,20 @@ def test_masks_hide_padding_and_the_future():
     assert make_mask(three, five) is None  # no padded key, nothing to hide
     assert make_mask(five, three).allowed.tolist() == [[[[True, False, False]]], [[[True, True, True]]]]
     assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
-    assert make_mask(three, three, causal=True).allowed[0, 0].tolist() == [[True, False, False]] * 3
-    assert make_mask(three, three, causal=True).allowed[1, 0].equal(causal_mask(3, 3))
+    # Padding stands at the end of a row, after all of its tokens: what hides the future hides it too.
+    assert make_mask(three, three, causal=True).allowed[0, 0].equal(causal_mask(3, 3))
+    with pytest.raises(ValueError, match="looks at itself"):
+        make_mask(five, three, causal=True)
+
+
+def test_a_causal_mask_is_made_only_if_it_is_asked_for():
+    long = Layout((40_000,), torch.device("cpu"))
+    mask = make_mask(long, long, causal=True)
+    queries = torch.randn(1, 1, 40_000, 2)
+    with torch.no_grad():
+        mixed = scaled_dot_product(queries, queries, queries, mask)
+    torch.testing.assert_close(mixed[0, 0, 0], queries[0, 0, 0])
+    assert "allowed" not in vars(mask)
 
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5)), min_size=1, max_size=4)
