@@ -2,7 +2,7 @@
 
 Vaswani et al. 2017, "Attention Is All You Need", section 3.2: scaled dot-product attention (equation 1) and multi-head
 attention. Each stands here twice, side by side: `forward`, the fast way over a ragged batch, and `steps`, the same
-computation as named intermediate results for the queries one asks about. At the end its forerunner, additive attention.
+computation as named intermediate results for the queries one asks about. (Additive attention is in `layers`.)
 
 Axes: B rows of the batch, T query positions, S key positions, H heads, K head width, D width.
 A row of scores in which every key is masked gives zero weights, not NaN, in both ways.
@@ -152,28 +152,22 @@ Rotation = Callable[[Tensor, Tensor], Tensor]
 """Turns vectors (..., positions, head_width) by their positions: what `regard.layers.positions.Rotary` does."""
 
 
-class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on its own projection of width K = D / H (section 3.2.2).
+class Heads(nn.Module):
+    """The learned maps of H attentions side by side, each on its own projection of width K = D / H (section 3.2.2).
 
-    The three projections are one matrix, `projection`: first the rows that make queries, then keys, then values.
-    `dropout` falls on the weights while training; `scale` None is 1 / sqrt(K).
-
-    What came later is optional: another `head_width` than D / H; fewer `key_heads` than heads, each shared by a group
-    of queries (Ainslie et al. 2023, "GQA"); no `bias`; a `rotation` of queries and keys by their positions (Su et al.
-    2021, "RoFormer").
+    Those to queries, keys and values are one matrix, `projection`: first the rows that make queries, then keys, then
+    values. What came later is optional: another `head_width` than D / H; fewer `key_heads` than heads, each shared by a
+    group of queries (Ainslie et al. 2023, "GQA"); no `bias` (of the projection, of the output); a `rotation` of queries
+    and keys by their positions (Su et al. 2021, "RoFormer").
     """
 
     def __init__(
         self,
         width: int,
         heads: int,
-        dropout: float = 0.0,
-        scale: float | None = None,
-        *,
         head_width: int | None = None,
         key_heads: int | None = None,
-        bias: bool = True,
-        output_bias: bool | None = None,
+        bias: tuple[bool, bool] = (True, True),
         rotation: Rotation | None = None,
     ) -> None:
         super().__init__()
@@ -182,25 +176,70 @@ class MultiHeadAttention(nn.Module):
         self.heads, self.key_heads = heads, key_heads or heads
         if heads % self.key_heads:
             raise ValueError(f"{heads} heads cannot share {self.key_heads} heads of keys equally")
-        self.head_width = head_width or width // heads
-        self.dropout, self.scale, self.rotation = dropout, scale, rotation
+        self.head_width, self.rotation = head_width or width // heads, rotation
         self.query_width, self.key_width = heads * self.head_width, self.key_heads * self.head_width
-        self.projection = nn.Linear(width, self.query_width + 2 * self.key_width, bias)
-        self.output = nn.Linear(self.query_width, width, bias if output_bias is None else output_bias)
+        self.projection = nn.Linear(width, self.query_width + 2 * self.key_width, bias[0])
+        self.output = nn.Linear(self.query_width, width, bias[1])
+
+    def project_queries(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch query_width"]:
+        weight, bias = self.projection.weight, self.projection.bias
+        return F.linear(x, weight[: self.query_width], None if bias is None else bias[: self.query_width])
+
+    def project_memory(self, memory: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch two_key_widths"]:
+        """Keys and values, side by side."""
+        weight, bias = self.projection.weight, self.projection.bias
+        return F.linear(memory, weight[self.query_width :], None if bias is None else bias[self.query_width :])
+
+    def split(self, x: Float[Tensor, "*batch positions width"]) -> Float[Tensor, "*batch heads positions head_width"]:
+        heads: Tensor = x.unflatten(-1, (-1, self.head_width)).transpose(-2, -3)
+        return heads
+
+    def split_pairs(self, pairs: Float[Tensor, "*batch positions two_key_widths"]) -> tuple[Tensor, Tensor]:
+        """Keys and values that lie side by side, each as (..., key_heads, positions, head_width)."""
+        keys, values = pairs.split(self.key_width, dim=-1)
+        return self.split(keys), self.split(values)
+
+    def for_all_heads(self, x: Tensor) -> Tensor:
+        """(..., key_heads, positions, head_width) -> (..., heads, positions, head_width)"""
+        return x if self.key_heads == self.heads else x.repeat_interleave(self.heads // self.key_heads, dim=-3)
+
+    def turned(self, x: Float[Tensor, "*batch positions head_width"], positions: Tensor | None = None) -> Tensor:
+        """Turned by the positions, by default 0, 1, ...; as it is where there is no rotation."""
+        if self.rotation is None:
+            return x
+        return self.rotation(x, torch.arange(x.shape[-2], device=x.device) if positions is None else positions)
+
+
+class MultiHeadAttention(Heads):
+    """H attentions side by side, the fast way and step by step (section 3.2.2).
+
+    `dropout` falls on the weights while training; `scale` None is 1 / sqrt(K); the rest see `Heads`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        head_width: int | None = None,
+        key_heads: int | None = None,
+        bias: tuple[bool, bool] = (True, True),
+        rotation: Rotation | None = None,
+    ) -> None:
+        super().__init__(width, heads, head_width, key_heads, bias, rotation)
+        self.dropout, self.scale = dropout, scale
 
     def forward(self, x: Sequences, memory: Sequences | None, mask: Mask | None) -> Float[Tensor, "tokens width"]:
         """Each token of `x` looks at `memory`, or at `x` itself where memory is None (self-attention)."""
         if memory is None:
             projected = x.layout.pad(self.projection(x.values))
-            sizes = [self.query_width, self.key_width, self.key_width]
-            queries, keys, values = (self._split(part) for part in projected.split(sizes, dim=-1))
+            asking, pairs = projected.split([self.query_width, 2 * self.key_width], dim=-1)
         else:
-            queries = self._split(x.layout.pad(self.project_queries(x.values)))
-            keys, values = self._split_pairs(memory.layout.pad(self.project_memory(memory.values)))
-        if self.rotation is not None:
-            positions = torch.arange(x.layout.longest, device=queries.device)
-            queries, keys = self.rotation(queries, positions), self.rotation(keys, positions)
-        keys, values = self._for_all_heads(keys), self._for_all_heads(values)
+            asking = x.layout.pad(self.project_queries(x.values))
+            pairs = memory.layout.pad(self.project_memory(memory.values))
+        queries, (keys, values) = self.turned(self.split(asking)), self.split_pairs(pairs)
+        keys, values = self.for_all_heads(self.turned(keys)), self.for_all_heads(values)
         mixed = _in_full_precision(queries, keys, values, mask, self.scale, self.dropout * self.training)
         output: Tensor = self.output(x.layout.unpad(mixed.transpose(1, 2).flatten(-2)))
         return output
@@ -217,9 +256,8 @@ class MultiHeadAttention(nn.Module):
 
         `positions`, for a rotation: where each token stands in its text.
         """
-        queries = self._split(self.project_queries(x).view(-1, beams, self.query_width))
-        if self.rotation is not None:
-            queries = self._rotated(queries, positions)
+        queries = self.split(self.project_queries(x).view(-1, beams, self.query_width))
+        queries = self.turned(queries, _by_row(positions, beams))
         if self.key_heads < self.heads:  # heads that share their keys are queries of one head
             queries = queries.unflatten(1, (self.key_heads, -1)).flatten(2, 3)
         mixed = _in_full_precision(queries, cache.keys, cache.values, mask, self.scale)
@@ -229,25 +267,11 @@ class MultiHeadAttention(nn.Module):
         return output
 
     def remember(
-        self,
-        x: Float[Tensor, "rows width"],
-        cache: KeyValueCache,
-        positions: Int[Tensor, "rows"] | None = None,
+        self, x: Float[Tensor, "rows width"], cache: KeyValueCache, positions: Int[Tensor, "rows"] | None = None
     ) -> None:
         """Append the key and value of one new token a row to the cache."""
-        keys, values = self._split_pairs(self.project_memory(x)[:, None])
-        cache.append(keys if self.rotation is None else self._rotated(keys, positions), values)
-
-    def cache_of(self, memory: Sequences) -> KeyValueCache:
-        """Keys and values of a whole memory, computed once for all the steps that will look at it."""
-        keys, values = self._split_pairs(memory.layout.pad(self.project_memory(memory.values)))
-        if self.rotation is not None:
-            keys = self.rotation(keys, torch.arange(memory.layout.longest, device=keys.device))
-        return KeyValueCache(keys, values, memory.layout.longest)
-
-    def empty_cache(self, rows: int, like: Tensor) -> KeyValueCache:
-        """A cache that has seen nothing yet."""
-        return KeyValueCache.empty(rows, self.key_heads, self.head_width, like)
+        keys, values = self.split_pairs(self.project_memory(x)[:, None])
+        cache.append(self.turned(keys, _by_row(positions)), values)
 
     def steps(
         self,
@@ -257,53 +281,49 @@ class MultiHeadAttention(nn.Module):
         positions: Int[Tensor, "queries"] | None = None,
         added: Float[Tensor, "heads queries keys"] | None = None,
     ) -> dict[str, Tensor]:
-        """The same for one sequence, step by step: give one row of `x` for one query, or all.
+        """The same for one sequence, step by step: give one row of `x` for one query, or all; see `attention_steps`."""
+        return attention_steps(self, x, memory, allowed, positions, added)
 
-        `queries`, `keys`, `values` (heads, positions, head_width); the steps of the formula; `heads`, what each head
-        adds to the output (heads, queries, width); `output`, their sum and the bias (queries, width). With a rotation
-        (then `positions` tells where the queries stand) also `unrotated_queries` and `unrotated_keys`, before it.
-        """
-        queries = self._split(self.project_queries(x))
-        keys, values = (self._for_all_heads(part) for part in self._split_pairs(self.project_memory(memory)))
-        found = {}
-        if self.rotation is not None:
-            assert positions is not None
-            found = {"unrotated_queries": queries, "unrotated_keys": keys}
-            queries = self.rotation(queries, positions)
-            keys = self.rotation(keys, torch.arange(len(memory), device=keys.device))
-        found |= {"queries": queries, "keys": keys, "values": values}
-        found |= scaled_dot_product_steps(queries, keys, values, allowed, self.scale, added)
-        heads = found["mixed"] @ self._split(self.output.weight).transpose(-2, -1)
-        output = heads.sum(dim=0)
-        return found | {"heads": heads, "output": output if self.output.bias is None else output + self.output.bias}
 
-    def project_queries(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch query_width"]:
-        weight, bias = self.projection.weight, self.projection.bias
-        return F.linear(x, weight[: self.query_width], None if bias is None else bias[: self.query_width])
+def attention_steps(
+    attention: MultiHeadAttention,
+    x: Float[Tensor, "queries width"],
+    memory: Float[Tensor, "keys width"],
+    allowed: Bool[Tensor, "queries keys"] | None = None,
+    positions: Int[Tensor, "queries"] | None = None,
+    added: Float[Tensor, "heads queries keys"] | None = None,
+) -> dict[str, Tensor]:
+    """Multi-head attention over one sequence, by name.
 
-    def project_memory(self, memory: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch two_key_widths"]:
-        """Keys and values, side by side."""
-        weight, bias = self.projection.weight, self.projection.bias
-        return F.linear(memory, weight[self.query_width :], None if bias is None else bias[self.query_width :])
+    `queries`, `keys`, `values` (heads, positions, head_width); the steps of the formula; `heads`, what each head adds
+    to the output (heads, queries, width); `output`, their sum and the bias (queries, width). With a rotation (then
+    `positions` tells where the queries stand) also `unrotated_queries` and `unrotated_keys`, before it.
+    """
+    queries = attention.split(attention.project_queries(x))
+    keys, values = (attention.for_all_heads(part) for part in attention.split_pairs(attention.project_memory(memory)))
+    found = {} if attention.rotation is None else {"unrotated_queries": queries, "unrotated_keys": keys}
+    queries, keys = attention.turned(queries, positions), attention.turned(keys)
+    found |= {"queries": queries, "keys": keys, "values": values}
+    found |= scaled_dot_product_steps(queries, keys, values, allowed, attention.scale, added)
+    heads = found["mixed"] @ attention.split(attention.output.weight).transpose(-2, -1)
+    bias, output = attention.output.bias, heads.sum(dim=0)
+    return found | {"heads": heads, "output": output if bias is None else output + bias}
 
-    def _split(self, x: Float[Tensor, "*batch positions width"]) -> Float[Tensor, "*batch heads positions head_width"]:
-        heads: Tensor = x.unflatten(-1, (-1, self.head_width)).transpose(-2, -3)
-        return heads
 
-    def _split_pairs(self, pairs: Float[Tensor, "*batch positions two_key_widths"]) -> tuple[Tensor, Tensor]:
-        """Keys and values that lie side by side, each as (..., key_heads, positions, head_width)."""
-        keys, values = pairs.split(self.key_width, dim=-1)
-        return self._split(keys), self._split(values)
+def cache_of(attention: MultiHeadAttention, memory: Sequences) -> KeyValueCache:
+    """Keys and values of a whole memory, computed once for all the steps that will look at it."""
+    keys, values = attention.split_pairs(memory.layout.pad(attention.project_memory(memory.values)))
+    return KeyValueCache(attention.turned(keys), values, memory.layout.longest)
 
-    def _for_all_heads(self, x: Tensor) -> Tensor:
-        """(..., key_heads, positions, head_width) -> (..., heads, positions, head_width)"""
-        return x if self.key_heads == self.heads else x.repeat_interleave(self.heads // self.key_heads, dim=-3)
 
-    def _rotated(self, x: Float[Tensor, "rows heads beams head_width"], positions: Tensor | None) -> Tensor:
-        """Single tokens, each turned by its own position."""
-        assert positions is not None
-        assert self.rotation is not None
-        return self.rotation(x, positions.view(len(x), 1, -1))
+def empty_cache(attention: MultiHeadAttention, rows: int, like: Tensor) -> KeyValueCache:
+    """A cache that has seen nothing yet."""
+    return KeyValueCache.empty(rows, attention.key_heads, attention.head_width, like)
+
+
+def _by_row(positions: Int[Tensor, "rows"] | None, beams: int = 1) -> Int[Tensor, "rows_ 1 beams"] | None:
+    """Positions of single tokens as they stand beside (rows, heads, beams, head_width)."""
+    return None if positions is None else positions.view(-1, 1, beams)
 
 
 # --- the key-value cache ----------------------------------------------------------------------------------------------
@@ -358,98 +378,3 @@ def _in_full_precision(
 
 def _entries(queries: Tensor, keys: Tensor) -> int:
     return math.prod(queries.shape[:3]) * keys.shape[2]
-
-
-# --- additive attention -----------------------------------------------------------------------------------------------
-
-
-def additive_steps(
-    queries: Float[Tensor, "queries width"],
-    keys: Float[Tensor, "keys width"],
-    values: Float[Tensor, "keys value_width"],
-    vector: Float[Tensor, "width"],
-    allowed: Bool[Tensor, "queries keys"] | None = None,
-) -> dict[str, Tensor]:
-    """Bahdanau et al. 2015, equations 5 and 6 and A.1.2: score = v^T tanh(query + key).
-
-    `energies` (queries, keys, width) inside the tanh, `scores`, `masked_scores`, `weights`, `mixed`.
-    """
-    energies = queries[:, None] + keys[None]
-    scores = energies.tanh() @ vector
-    masked_scores = scores if allowed is None else scores.masked_fill(~allowed, -math.inf)
-    weights = masked_scores.softmax(dim=-1).nan_to_num(0.0)  # a row without a key: 0 / 0
-    return {
-        "energies": energies,
-        "scores": scores,
-        "masked_scores": masked_scores,
-        "weights": weights,
-        "mixed": weights @ values,
-    }
-
-
-def additive(
-    queries: Float[Tensor, "rows queries width"],
-    keys: Float[Tensor, "rows keys width"],
-    values: Float[Tensor, "rows keys value_width"],
-    vector: Float[Tensor, "width"],
-    mask: Mask | None = None,
-) -> Float[Tensor, "rows queries value_width"]:
-    """The same over rows, the fast way."""
-    scores = (queries[:, :, None] + keys[:, None]).tanh_() @ vector
-    if mask is not None:
-        scores = scores + mask.bias(scores.dtype)[:, 0]
-    weights = scores.softmax(dim=-1)
-    mixed = weights @ values.to(weights.dtype)
-    if mask is not None and mask.has_empty_rows:
-        mixed = mixed.masked_fill(~mask.allowed[:, 0].any(dim=-1, keepdim=True), 0.0)
-    return mixed
-
-
-class AdditiveAttention(nn.Module):
-    """Attention by a small network: score = v^T tanh(W s + U h), values are the memory as it is (Bahdanau et al. 2015).
-
-    Made for a decoder that knows its next query only after it has looked: `keys_of` the memory are computed once, then
-    `step` looks with one query a row. Where all queries are known `forward` looks with all of them at once.
-    """
-
-    def __init__(self, query_width: int, memory_width: int, width: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(query_width, width, bias=False)
-        self.key = nn.Linear(memory_width, width, bias=False)
-        self.vector = nn.Parameter(torch.empty(width))
-        nn.init.uniform_(self.vector, -(width**-0.5), width**-0.5)
-
-    def forward(
-        self, x: Sequences, memory: Sequences, mask: Mask | None = None
-    ) -> Float[Tensor, "queries memory_width"]:
-        """Each token of `x` looks at the memory of its row. Without a mask only the padding of the keys is hidden."""
-        queries, keys, values = x.layout.pad(self.query(x.values)), *self.keys_of(memory)
-        mask = mask or make_mask(x.layout, memory.layout)
-        return x.layout.unpad(additive(queries, keys, values, self.vector, mask))
-
-    def keys_of(
-        self, memory: Sequences
-    ) -> tuple[Float[Tensor, "rows keys width"], Float[Tensor, "rows keys memory_width"]]:
-        """Keys U h and values h of a memory, padded, for all the steps that will look at it."""
-        return memory.layout.pad(self.key(memory.values)), memory.layout.pad(memory.values)
-
-    def step(
-        self,
-        x: Float[Tensor, "rows query_width"],
-        keys: Float[Tensor, "rows keys width"],
-        values: Float[Tensor, "rows keys memory_width"],
-        mask: Mask | None = None,
-    ) -> Float[Tensor, "rows memory_width"]:
-        """One query a row."""
-        return additive(self.query(x)[:, None], keys, values, self.vector, mask)[:, 0]
-
-    def steps(
-        self,
-        x: Float[Tensor, "queries query_width"],
-        memory: Float[Tensor, "keys memory_width"],
-        allowed: Bool[Tensor, "queries keys"] | None = None,
-    ) -> dict[str, Tensor]:
-        """The same for one sequence: `queries` W s, `keys` U h, the steps of the formula, `output` (what was mixed)."""
-        queries, keys = self.query(x), self.key(memory)
-        found = additive_steps(queries, keys, memory, self.vector, allowed)
-        return {"queries": queries, "keys": keys, **found, "output": found["mixed"]}

@@ -11,6 +11,7 @@ from regard.attention import (
     KeyValueCache,
     Mask,
     MultiHeadAttention,
+    cache_of,
     causal_mask,
     make_mask,
     scaled_dot_product,
@@ -217,7 +218,7 @@ def test_rows_that_share_a_memory_are_queries_of_one_call():
     memory = Sequences.of([torch.randn(4, 6), torch.randn(2, 6)])
     x = torch.randn(6, 6)  # three rows for each of two memories
     mask = make_mask(Layout((1, 1), torch.device("cpu")), memory.layout)
-    together = attention.step(x, attention.cache_of(memory), beams=3, mask=mask)
+    together = attention.step(x, cache_of(attention, memory), beams=3, mask=mask)
     for row in range(6):
         alone = attention.steps(x[row : row + 1], memory[row // 3])["output"][0]
         assert torch.allclose(together[row], alone, atol=1e-5)

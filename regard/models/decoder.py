@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, make_mask
+from regard.attention import KeyValueCache, Mask, cache_of, empty_cache, make_mask
 from regard.errors import RegardError
 from regard.layers.blocks import EncoderLayer
 from regard.models.base import Model
@@ -83,13 +83,14 @@ class DecoderModel(Model):
         x, mask, caches = self.embed(tokens), make_mask(tokens.layout, tokens.layout, causal=True), []
         for number, layer in enumerate(self.decoder.layers, start=1):
             entered = x.with_values(_layer(layer).self_attention_residual.enter(x.values))
-            caches.append(_aligned(_layer(layer).self_attention.cache_of(entered), tokens.layout))
+            caches.append(_aligned(cache_of(_layer(layer).self_attention, entered), tokens.layout))
             if number < len(self.decoder.layers):  # nobody asks for what leaves the last layer
                 x = layer(x, mask)
         return caches
 
     def _empty(self, rows: int) -> list[KeyValueCache]:
-        return [_layer(layer).self_attention.empty_cache(rows, self.embedding.weight) for layer in self.decoder.layers]
+        layers = [_layer(layer) for layer in self.decoder.layers]
+        return [empty_cache(layer.self_attention, rows, self.embedding.weight) for layer in layers]
 
 
 @dataclass

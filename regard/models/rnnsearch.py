@@ -21,8 +21,9 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from regard.attention import AdditiveAttention, Mask, make_mask
+from regard.attention import Mask, make_mask
 from regard.errors import RegardError
+from regard.layers.additive_attention import AdditiveAttention
 from regard.layers.dropout import Dropout
 from regard.layers.recurrence import GRU, Bidirectional
 from regard.layers.time_order import TimeOrder

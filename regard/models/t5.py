@@ -61,6 +61,7 @@ class T5Config(Config):
     eos_token_id: int = Field(1, ge=0)
 
 
+_NONE = (False, False)  # no biases, neither in the projections nor at the output
 _LARGE = {"d_model": 1024, "d_ff": 4096, "encoder_layers": 24, "decoder_layers": 24, "num_heads": 16}
 
 PRESETS = {
@@ -203,7 +204,7 @@ def _relative_positions(config: T5Config, both_sides: bool) -> RelativePositions
 
 
 def _attention(config: T5Config) -> MultiHeadAttention:
-    return MultiHeadAttention(config.d_model, config.num_heads, scale=1.0, head_width=config.d_kv, bias=False)
+    return MultiHeadAttention(config.d_model, config.num_heads, scale=1.0, head_width=config.d_kv, bias=_NONE)
 
 
 def _feed_forward(config: T5Config) -> FeedForward | GatedFeedForward:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, MultiHeadAttention, make_mask
+from regard.attention import KeyValueCache, Mask, MultiHeadAttention, cache_of, empty_cache, make_mask
 from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import FeedForward
@@ -164,8 +164,8 @@ class Transformer(Model):
         rows = torch.arange(len(source), device=source.layout.device)
         layers = [_decoder_layer(layer) for layer in self.decoder.layers]
         return DecoderState(
-            [layer.self_attention.empty_cache(len(source), memory.values) for layer in layers],
-            [layer.cross_attention.cache_of(memory) for layer in layers],
+            [empty_cache(layer.self_attention, len(source), memory.values) for layer in layers],
+            [cache_of(layer.cross_attention, memory) for layer in layers],
             memory_mask,
             rows,
         )

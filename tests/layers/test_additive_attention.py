@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.attention import AdditiveAttention, Mask, additive_steps, make_mask
+from regard.attention import Mask, make_mask
+from regard.layers.additive_attention import AdditiveAttention, additive_steps
 from regard.sequences import Layout, Sequences
 
 
