@@ -376,7 +376,7 @@ def compare_attention(options) -> list[str]:
     lines += ["| rows x positions | entries | plain, ms | fused, ms | plain is |", "| - | -: | -: | -: | -: |"]
     sizes = [(256, 8), (128, 16), (64, 32), (32, 64), (16, 128), (64, 128), (8, 256), (32, 256), (4, 512), (8, 512)]
     for rows, positions in [*sizes, (16, 512), (2, 1024), (4, 1024), (1, 2048), (1, 4096)]:
-        layout = Layout((positions,) * (rows - 1) + (positions - 1,), torch.device("cpu"))
+        layout = Layout((positions,) * rows, torch.device("cpu"))
         mask = attention.make_mask(layout, layout, causal=True)
         inputs = [torch.randn(rows, 8, positions, 64, requires_grad=True) for _ in range(3)]
         seconds: dict[int, list[float]] = {1 << 62: [], 0: []}
