@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from regard.sequences import Layout, Sequences
 
 # Up to this many score entries a plain matrix product is faster than the fused kernel on a CPU while training, because
-# the fused kernel's backward pass recomputes the scores (benchmarks/train_step.py --attention).
+# the fused kernel's backward pass recomputes the scores; but not under a causal mask, whose hidden half the fused
+# kernel leaves out (benchmarks/train_step.py --attention).
 PLAIN_ATTENTION_ENTRIES = 1 << 24
 
 
@@ -69,7 +70,7 @@ def scaled_dot_product(
 
     `scale` None is 1 / sqrt(head width); `dropout` is the probability with which a weight is dropped.
     """
-    if queries.device.type == "cpu" and queries.requires_grad and _entries(queries, keys) <= PLAIN_ATTENTION_ENTRIES:
+    if _plain_is_faster(queries, keys, mask, dropout):
         scores = (queries * (queries.shape[-1] ** -0.5 if scale is None else scale)) @ keys.transpose(-2, -1)
         if mask is not None:
             scores += mask.bias(scores.dtype)
@@ -376,5 +377,7 @@ def _in_full_precision(
         return scaled_dot_product(queries, keys, values, mask, scale, dropout)
 
 
-def _entries(queries: Tensor, keys: Tensor) -> int:
-    return math.prod(queries.shape[:3]) * keys.shape[2]
+def _plain_is_faster(queries: Tensor, keys: Tensor, mask: Mask | None, dropout: float) -> bool:
+    if queries.device.type != "cpu" or not queries.requires_grad or (isinstance(mask, CausalMask) and not dropout):
+        return False
+    return math.prod(queries.shape[:3]) * keys.shape[2] <= PLAIN_ATTENTION_ENTRIES

@@ -378,7 +378,7 @@ def test_it_learns(task):
     def rows(count: int) -> list[list[int]]:
         return [torch.randint(3, 13, (int(torch.randint(2, 7, ())),)).tolist() for _ in range(count)]
 
-    for step in range(300):
+    for step in range(400):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, step / 50)
         sources = rows(48)
