@@ -2,7 +2,8 @@
 
 A map of a long text does not fit into memory, and nobody looks at all of it. Here only queries and keys of one head are
 kept, (tokens, head width); weights are computed in blocks when they are asked for. What a row of weights is divided by
-is found once and kept (its log-sum-exp), so that a few columns of a row cost a few dot products.
+is found once and kept (its log-sum-exp), so that a few columns of a row cost a few dot products. All of it stays under
+the trace's bound on memory.
 
     >>> view = trace.attention("encoder.layers.0.self_attention", head=2)
     >>> view.weights(queries=slice(0, 3))                # (3, keys)
@@ -12,9 +13,8 @@ is found once and kept (its log-sum-exp), so that a few columns of a row cost a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from regard.attention import MultiHeadAttention
 from regard.errors import RegardError
+from regard.explain.cache import Cache
 
 EVERY = slice(None)
 _BLOCK_ENTRIES = 1 << 22
 """Scores held at a time: 16 MiB in float32, and about three times as much while they are worked on."""
+_BYTES_AN_ENTRY = 12
 
 
 @dataclass(frozen=True)
@@ -47,56 +49,60 @@ class Map:
 class AttentionView:
     """Scores and weights of one head over one text.
 
-    `x` asks and `memory` is looked at, both as they enter the attention, (tokens, width); `causal` hides the future;
-    `added` gives what relative positions add to the scores, from positions of queries and keys.
+    `asking` and `looked_at` give what enters the attention as queries and as keys, (tokens, width), when it is needed;
+    `shape` is queries and keys of the whole map; `causal` hides the future; `added` gives what relative positions add
+    to the scores, from positions of queries and keys; `name` is the head's own in the cache.
     """
 
     def __init__(
         self,
         attention: MultiHeadAttention,
         head: int,
-        x: Float[Tensor, "queries width"],
-        memory: Float[Tensor, "keys width"],
+        asking: Callable[[], Float[Tensor, "queries width"]],
+        looked_at: Callable[[], Float[Tensor, "keys width"]],
+        shape: tuple[int, int],
         causal: bool,
-        added: torch.nn.Module | None = None,
+        added: torch.nn.Module | None,
+        cache: Cache,
+        name: str,
     ) -> None:
         if not 0 <= head < attention.heads:
             raise RegardError(f"there is no head {head}: this attention has heads 0 to {attention.heads - 1}")
         self.attention, self.head, self.causal, self._added = attention, head, causal, added
-        self._x, self._memory = x, memory
+        self._asking, self._looked_at, self.shape = asking, looked_at, shape
+        self._cache, self._name = cache, name
         usual = attention.head_width**-0.5
         self.scale = usual if attention.scale is None else attention.scale
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Queries and keys of the whole map."""
-        return len(self._x), len(self._memory)
-
-    @cached_property
     def queries(self) -> Float[Tensor, "queries head_width"]:
         """What each token asks, turned by its position where the model has rotations."""
-        return self._turned(self._projected(self._x, self.head * self.attention.head_width))
+        begin = self.head * self.attention.head_width
+        return self._kept("queries", lambda: self._turned(self._projected(self._asking(), begin)))
 
-    @cached_property
+    @property
     def keys(self) -> Float[Tensor, "keys head_width"]:
         """What each token can be found by."""
-        return self._turned(self._projected(self._memory, self.attention.query_width + self._shared))
+        begin = self.attention.query_width + self._shared
+        return self._kept("keys", lambda: self._turned(self._projected(self._looked_at(), begin)))
 
-    @cached_property
+    @property
     def values(self) -> Float[Tensor, "keys head_width"]:
         """What each token hands on."""
         begin = self.attention.query_width + self.attention.key_width + self._shared
-        return self._projected(self._memory, begin)
+        return self._kept("values", lambda: self._projected(self._looked_at(), begin))
 
     @torch.no_grad()
     def scores(self, queries: slice = EVERY, keys: slice = EVERY) -> Float[Tensor, "queries keys"]:
         """What goes into the softmax: scaled, positions added; -inf where a query may not look."""
         asking, looked_at = (
-            self._positions(part, size) for part, size in zip((queries, keys), self.shape, strict=True)
+            torch.arange(size, device=self.keys.device)[part]
+            for part, size in zip((queries, keys), self.shape, strict=True)
         )
+        self._check_room(len(asking) * len(looked_at))
         scores = self.queries[queries] @ self.keys[keys].T * self.scale
         if self._added is not None:
-            scores = scores + self._added(asking, looked_at)[self.head]
+            scores = scores + self._added(asking, looked_at)[self.head].to(scores.dtype)
         return _hide_future(scores, asking + self.shape[1] - self.shape[0], looked_at) if self.causal else scores
 
     @torch.no_grad()
@@ -113,10 +119,11 @@ class AttentionView:
     @torch.no_grad()
     def normaliser(self, queries: slice = EVERY) -> Float[Tensor, "queries"]:
         """log sum exp of each row of scores; found once, and kept."""
+        found = self._kept("normaliser", lambda: self.keys.new_full((self.shape[0],), math.nan))
         for block in self._blocks(queries):
-            if self._normaliser[block].isnan().any():
-                self._normaliser[block] = self.scores(block).logsumexp(dim=-1)
-        return self._normaliser[queries]
+            if found[block].isnan().any():
+                found[block] = self.scores(block).logsumexp(dim=-1)
+        return found[queries]
 
     @torch.no_grad()
     def map(self, queries: slice = EVERY, keys: slice = EVERY, resolution: tuple[int, int] = (256, 256)) -> Map:
@@ -131,7 +138,7 @@ class AttentionView:
         largest, sums = [], []
         for begin in range(rows.start, rows.stop, cell[0]):
             band = slice(begin, min(begin + cell[0], rows.stop))
-            most = torch.zeros(-(-len(columns) // cell[1]), device=self._x.device)
+            most = self.keys.new_zeros(-(-len(columns) // cell[1]))
             total = torch.zeros_like(most)
             for block in self._blocks(band):
                 parts = _cells(self.weights(block, slice(columns.start, columns.stop)), cell[1])
@@ -140,7 +147,7 @@ class AttentionView:
             largest.append(most)
             sums.append(total)
         counts = _sizes(len(rows), cell[0])[:, None] * _sizes(len(columns), cell[1])
-        mean = torch.stack(sums) / counts.to(self._x.device)
+        mean = torch.stack(sums) / counts.to(self.keys)
         return Map(slice(rows.start, rows.stop), slice(columns.start, columns.stop), cell, torch.stack(largest), mean)
 
     @property
@@ -149,15 +156,16 @@ class AttentionView:
         attention = self.attention
         return self.head // (attention.heads // attention.key_heads) * attention.head_width
 
-    @cached_property
-    def _normaliser(self) -> Float[Tensor, "queries"]:
-        return torch.full((self.shape[0],), math.nan, device=self._x.device)
+    def _kept(self, part: str, compute: Callable[[], Tensor]) -> Tensor:
+        return self._cache.value(f"{self._name}/{part}", compute)
 
     @torch.no_grad()
     def _projected(self, x: Float[Tensor, "tokens width"], begin: int) -> Float[Tensor, "tokens head_width"]:
+        """One head's share of the projection, in float32 where the model computes in less (as its attention does)."""
         rows = slice(begin, begin + self.attention.head_width)
         bias = self.attention.projection.bias
-        return F.linear(x, self.attention.projection.weight[rows], None if bias is None else bias[rows])
+        found = F.linear(x, self.attention.projection.weight[rows], None if bias is None else bias[rows])
+        return found.float() if found.dtype in (torch.bfloat16, torch.float16) else found
 
     @torch.no_grad()
     def _turned(self, x: Float[Tensor, "tokens head_width"]) -> Float[Tensor, "tokens head_width"]:
@@ -166,15 +174,27 @@ class AttentionView:
         turned: Tensor = self.attention.rotation(x, torch.arange(len(x), device=x.device))
         return turned
 
-    def _positions(self, chosen: slice, size: int) -> Int[Tensor, "chosen"]:
-        return torch.arange(size, device=self._x.device)[chosen]
+    def _check_room(self, entries: int) -> None:
+        """Scores that are asked for at once stay under the bound on memory too."""
+        needed = entries * _BYTES_AN_ENTRY
+        if needed > self._cache.bound:
+            raise RegardError(
+                f"{entries:,} scores take {_megabytes(needed)}, more than the memory bound of "
+                f"{_megabytes(self._cache.bound)}: ask for fewer queries, for a map, or raise the bound"
+            )
 
     def _blocks(self, queries: slice) -> Iterator[slice]:
         """The chosen queries in pieces whose scores over all keys are small enough."""
         rows = range(*queries.indices(self.shape[0]))
         if rows.step != 1:
             raise RegardError(f"queries are asked for in a row, not in steps of {rows.step}")
-        size = max(1, _BLOCK_ENTRIES // max(1, self.shape[1]))
+        room = min(_BLOCK_ENTRIES, self._cache.bound // _BYTES_AN_ENTRY)
+        size = room // max(1, self.shape[1])
+        if not size:
+            raise RegardError(
+                f"a memory bound of {_megabytes(self._cache.bound)} has no room for one row of {self.shape[1]:,} "
+                f"scores: it takes {_megabytes(self.shape[1] * _BYTES_AN_ENTRY)}"
+            )
         for begin in range(rows.start, rows.stop, size):
             yield slice(begin, min(begin + size, rows.stop))
 
@@ -200,6 +220,10 @@ def _cells(weights: Float[Tensor, "queries keys"], width: int) -> Float[Tensor, 
     """Columns in cells of a width; weights are never negative, so zeros fill the last one."""
     cells: Tensor = F.pad(weights, (0, -weights.shape[1] % width)).unflatten(1, (-1, width))
     return cells
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.3g} MiB" if size < 2**30 else f"{size / 2**30:,.3g} GiB"
 
 
 def _sizes(length: int, cell: int) -> Float[Tensor, "cells"]:

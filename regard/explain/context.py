@@ -113,5 +113,5 @@ def compare(
 
 def _residuals(trace: Trace, places: list[str], row: int) -> list[Tensor]:
     """The residual stream of one text as it enters each layer, and what the stack gave in the end."""
-    last = trace.hidden if trace.memory is None else trace.memory
+    last = trace.output if trace.memory is None else trace.memory
     return [*(trace.entering(place, row) for place in places), last[row]]

@@ -1,86 +1,281 @@
 """A lazy trace: one fast run that keeps what enters each layer, and recomputes everything else when asked.
 
-Tracing adds no module and changes no path: hooks note the residual stream, (tokens, width) a layer, and the state that
-a recurrent layer begins with. Any intermediate value is found from there by the same modules' `steps`, for one query or
-for all, and has its place as its name:
+Any intermediate value is found from the residual stream by the same modules' `steps`, for one query or for all, and has
+its place as its name; of attention any rows, columns and regions:
 
-    >>> trace["encoder.layers.0.self_attention.weights"]   # (heads, queries, keys)
+    >>> trace = regard.load("en-fr").trace(["Python executes quickly"])
+    >>> trace["encoder.layers.0.self_attention.weights"]     # (heads, queries, keys)
+    >>> trace.weights(layer=3, head=2, queries=slice(0, 1))  # (1, keys)
+    >>> trace.weights(layer=4, head=0, kind="cross")         # a translator's look at its source
+    >>> trace.embedding("Python", layer=6)                   # after six layers: (width,)
 
-In every system a stack that sees both sides is called `encoder`, one that only sees what came before `decoder`.
+In every system a stack that sees both sides is called `encoder`, one that only sees what came before `decoder`. Layers
+and heads count from 0; `hidden` and `embedding` count how many layers were passed.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from regard.attention import MultiHeadAttention, causal_mask
+from regard.attention import MultiHeadAttention
 from regard.errors import RegardError, unknown
-from regard.explain.attention_view import AttentionView
-from regard.explain.heads import head_places, head_steps
-from regard.layers.blocks import DecoderLayer, EncoderLayer
-from regard.layers.recurrence import GRU, LSTM, Bidirectional
+from regard.explain.attention_view import EVERY, AttentionView, Map
+from regard.explain.cache import Cache
+from regard.explain.heads import head_places
+from regard.explain.parts import entering_cross_attention, part_steps
+from regard.explain.recording import Recording, record
+from regard.explain.words import Word, find_word, join_rows, words_of
+from regard.modalities.text import Piece
 from regard.models.base import Model
-from regard.models.rnnsearch import AttentiveLayer
 from regard.sequences import Sequences
 
-EVERY = slice(None)
-_LAYER = re.compile(r"(encoder|decoder)\.layers\.\d+")
+Kind = Literal["encoder", "decoder", "cross"]
+"""Which attention: the encoder's or decoder's own, or the decoder's to the memory."""
+Side = Literal["source", "target", "produced"]
+"""Whose tokens: those read; the decoder's input, which begins with a start token; its answer, the end included."""
+MEMORY_BOUND = 256 * 2**20
+"""Bytes of results that a trace keeps, unless told otherwise."""
 
 
 class Trace:
     """What one run of a model left, and everything that follows from it.
 
     A translator runs over `source` and `target`, every other model over `source` alone (with `segments`, if it knows
-    them). `hidden` is what the last layer gave; `memory`, of translators, what the encoder did.
+    them). `pieces` tell how tokens read, by side and row, so that words can be asked for. `memory_bound`: how many
+    bytes of results are kept for the next question, and how many a question may work on at once.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Model | None,
         source: Sequences,
         target: Sequences | None = None,
         segments: Int[Tensor, "tokens"] | None = None,
+        pieces: dict[Side, list[list[Piece]]] | None = None,
+        memory_bound: int = MEMORY_BOUND,
+        recording: Recording | None = None,
     ) -> None:
-        self.source, self.target, self.segments = source, target, segments
-        self.model: Any = model  # its parts differ from system to system
-        self._entering: dict[str, Sequences] = {}
-        self._leaving: dict[str, Sequences] = {}
-        self._states: dict[str, Any] = {}
-        self.memory: Sequences | None = None
-        with torch.no_grad(), _evaluating(model), self._noting():
-            self.hidden = self._run()
+        self._model = model
+        self.run = record(self.model, source, target, segments) if recording is None else recording
+        self.pieces: dict[Side, list[list[Piece]]] = pieces or {}
+        self.cache = Cache(memory_bound)
 
-    def _run(self) -> Sequences:
-        hidden: Sequences
-        if self.target is None:
-            more = () if self.segments is None else (self.segments,)
-            hidden = self.model.hidden(self.source, *more)
-        else:
-            memory = self.model.encode(self.source)
-            self.memory = memory if isinstance(memory, Sequences) else memory.hidden
-            hidden = self.model.decode(self.target, memory)
-        return hidden
+    # What was run.
+
+    @property
+    def model(self) -> Any:
+        """The model; RegardError in a trace that was loaded without one."""
+        if self._model is None:
+            raise RegardError("this was not computed before the trace was saved: load the trace with its model")
+        return self._model
+
+    @property
+    def source(self) -> Sequences:
+        return self.run.source
+
+    @property
+    def target(self) -> Sequences | None:
+        return self.run.target
+
+    @property
+    def memory(self) -> Sequences | None:
+        """Of translators, what the encoder gave."""
+        return self.run.memory
+
+    @property
+    def output(self) -> Sequences:
+        """What the last layer gave, through the last norm where there is one."""
+        return self.run.output
 
     @property
     def layers(self) -> list[str]:
         """The layers that were run, from the first up."""
-        return list(self._entering)
+        return list(self.run.entering)
+
+    def stack(self, side: Literal["encoder", "decoder"] | None = None) -> list[str]:
+        """The layers of one stack; by default of the one that reads the source."""
+        found = [place for place in self.layers if place.startswith(side or self.layers[0].split(".")[0])]
+        if not found:
+            raise RegardError(f"this model has no {side}: it has {' and '.join(self.stacks)}")
+        return found
+
+    @property
+    def stacks(self) -> list[str]:
+        return list(dict.fromkeys(place.split(".")[0] for place in self.layers))
+
+    def words(self, row: int = 0, side: Side = "source") -> list[Word]:
+        """The words of one text; its tokens by number where the trace was made without pieces."""
+        self._check_row(row)
+        if side in self.pieces:
+            return words_of(self.pieces[side][row])
+        tokens = self.source if side == "source" else self.target
+        if tokens is None:
+            raise RegardError("this model reads a source only: it has no target")
+        return [Word(str(token), (place,), (str(token),), place) for place, token in enumerate(tokens[row].tolist())]
+
+    # What the fast run had.
+
+    def entering(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
+        """The residual stream of one text as it enters a layer."""
+        return self._noted(self.run.entering, place, row)
+
+    def leaving(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
+        """What the fast run had after this layer."""
+        return self._noted(self.run.leaving, place, row)
+
+    def hidden(
+        self, layer: int, row: int = 0, side: Literal["encoder", "decoder"] | None = None
+    ) -> Float[Tensor, "tokens width"]:
+        """The residual stream after so many layers of a stack; 0: the embeddings. A last norm comes after it."""
+        places = self.stack(side)
+        check_range("layer", layer, len(places) + 1)
+        return self.entering(places[0], row) if layer == 0 else self.leaving(places[layer - 1], row)
+
+    def embedding(self, word: str | int, layer: int, row: int = 0, side: Side = "source") -> Float[Tensor, "width"]:
+        """A word's contextual embedding after so many layers: the mean over its pieces. A number is a position."""
+        hidden = self.hidden(layer, row, "decoder" if side == "target" else None)
+        if isinstance(word, int):
+            check_range("token", word, len(hidden))
+            return hidden[word]
+        words = self.words(row, side)
+        return join_rows(hidden, [words[find_word(words, word)]])[0]
+
+    @torch.no_grad()
+    def logits(self, queries: slice = EVERY, row: int = 0) -> Float[Tensor, "queries vocabulary"]:
+        """Scores of every word of the vocabulary at the chosen positions.
+
+        Raises RegardError where the model scores no words (encoders without such a head).
+        """
+        self._check_row(row)
+        return self.cache.value(
+            f"logits/{row}/{_span(queries)}", lambda: scores_of_words(self.model)(self.output[row][queries])
+        )
+
+    # Attention, piece by piece.
+
+    def weights(
+        self,
+        layer: int | str,
+        head: int,
+        queries: slice = EVERY,
+        keys: slice = EVERY,
+        kind: Kind | None = None,
+        row: int = 0,
+    ) -> Float[Tensor, "queries keys"]:
+        """Attention weights of one head; `layer` a number, with `kind`, or the place of an attention."""
+        name = f"weights/{self.attention_place(layer, kind)}/{head}/{row}/{_span(queries)}/{_span(keys)}"
+        return self.cache.value(name, lambda: self.attention(layer, head, row, kind).weights(queries, keys))
+
+    def scores(
+        self,
+        layer: int | str,
+        head: int,
+        queries: slice = EVERY,
+        keys: slice = EVERY,
+        kind: Kind | None = None,
+        row: int = 0,
+    ) -> Float[Tensor, "queries keys"]:
+        """What goes into the softmax: scaled, positions added; -inf where a query may not look."""
+        return self.attention(layer, head, row, kind).scores(queries, keys)
+
+    def queries(
+        self, layer: int | str, head: int, kind: Kind | None = None, row: int = 0
+    ) -> Float[Tensor, "queries head_width"]:
+        """What each token asks, turned by its position where the model has rotations."""
+        return self.attention(layer, head, row, kind).queries
+
+    def keys(
+        self, layer: int | str, head: int, kind: Kind | None = None, row: int = 0
+    ) -> Float[Tensor, "keys head_width"]:
+        """What each token can be found by."""
+        return self.attention(layer, head, row, kind).keys
+
+    def values(
+        self, layer: int | str, head: int, kind: Kind | None = None, row: int = 0
+    ) -> Float[Tensor, "keys head_width"]:
+        """What each token hands on."""
+        return self.attention(layer, head, row, kind).values
+
+    def mixed(
+        self, layer: int | str, head: int, queries: slice = EVERY, kind: Kind | None = None, row: int = 0
+    ) -> Float[Tensor, "queries head_width"]:
+        """The weighted sums of the values."""
+        return self.attention(layer, head, row, kind).mixed(queries)
+
+    def map(
+        self,
+        layer: int | str,
+        head: int,
+        region: tuple[slice, slice] = (EVERY, EVERY),
+        resolution: tuple[int, int] = (256, 256),
+        kind: Kind | None = None,
+        row: int = 0,
+    ) -> Map:
+        """A region (queries, keys) of a head's map in at most so many cells, whatever the length of the text."""
+        return self.attention(layer, head, row, kind).map(*region, resolution)
+
+    @property
+    def attention_places(self) -> list[str]:
+        """The attentions that have heads (`decoder.layers.3.cross_attention`)."""
+        return [
+            f"{layer}.{name}"
+            for layer in self.layers
+            for name in ("self_attention", "cross_attention")
+            if isinstance(getattr(self.model.get_submodule(layer), name, None), MultiHeadAttention)
+        ]
+
+    def attention_place(self, layer: int | str, kind: Kind | None = None) -> str:
+        """The place of an attention by the number of its layer; `kind` by default that of the source's stack."""
+        if isinstance(layer, str):
+            return layer
+        places = self.stack(None if kind is None else "encoder" if kind == "encoder" else "decoder")
+        check_range("layer", layer, len(places))
+        return f"{places[layer]}.{'cross' if kind == 'cross' else 'self'}_attention"
+
+    @torch.no_grad()
+    def attention(self, layer: int | str, head: int, row: int = 0, kind: Kind | None = None) -> AttentionView:
+        """One head over one text, for maps and parts of them.
+
+        Raises RegardError for a place that has no such attention, with those that have, and for a head out of range.
+        """
+        place = self.attention_place(layer, kind)
+        if place not in self.attention_places:
+            raise unknown("attention", place, self.attention_places)
+        of_layer, _, name = place.rpartition(".")
+        part: Any = self.model.get_submodule(of_layer)
+        x, kept = self.entering(of_layer, row), f"attention/{place}/{head}/{row}"
+        if name == "self_attention":
+            stack: Any = self.model.get_submodule(place.split(".")[0])
+            added = stack.positions if hasattr(stack, "added_to_scores") else None
+            causal, shape = place.startswith("decoder."), (len(x), len(x))
+
+            def enter() -> Tensor:
+                entered: Tensor = part.self_attention_residual.enter(x)
+                return entered
+
+            return AttentionView(part.self_attention, head, enter, enter, shape, causal, added, self.cache, kept)
+        assert self.memory is not None
+        memory = self.memory[row]
+        shape = (len(x), len(memory))
+
+        def ask() -> Tensor:
+            return self.cache.value(f"asking/{place}/{row}", lambda: entering_cross_attention(self.model, of_layer, x))
+
+        return AttentionView(part.cross_attention, head, ask, lambda: memory, shape, False, None, self.cache, kept)
+
+    # Every other value.
 
     @property
     def places(self) -> list[str]:
         """The parts that `steps` can compute, from the embeddings up."""
         if self.target is None:
             return ["embedding", *self.layers, *head_places(self.model)]
-        encoder = [place for place in self.layers if place.startswith("encoder.")]
-        decoder = [place for place in self.layers if place.startswith("decoder.")]
-        return ["encoder.embedding", *encoder, "decoder.embedding", *decoder]
+        return ["encoder.embedding", *self.stack("encoder"), "decoder.embedding", *self.stack("decoder")]
 
     @property
     def names(self) -> list[str]:
@@ -96,145 +291,63 @@ class Trace:
             raise unknown("value", name, self.names)
         return found[value]
 
-    def entering(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
-        """The residual stream of one text as it enters a layer."""
-        return self._noted(self._entering, place)[row]
-
-    def leaving(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
-        """What the fast run had after this layer."""
-        return self._noted(self._leaving, place)[row]
-
-    @torch.no_grad()
     def steps(self, place: str, queries: slice = EVERY, row: int = 0) -> dict[str, Tensor]:
         """All intermediate values of one part for the chosen queries of one text, by name, in order."""
-        if place.endswith("embedding"):
-            return self._embedding(place, queries, row)
-        if place in head_places(self.model):
-            return head_steps(self.model, place, self.hidden[row], queries)
-        x = self.entering(place, row)
-        layer = self.model.get_submodule(place)
-        if isinstance(layer, LSTM | GRU):
-            return layer.steps(x, queries, _row_of(self._states.get(place), row, x.device))
-        if isinstance(layer, Bidirectional):
-            return layer.steps(x, queries)
-        if isinstance(layer, AttentiveLayer):
-            return layer.steps(x, queries, self._memory(row))
-        seen = causal_mask(len(x), len(x), x.device) if place.startswith("decoder.") else None
-        added = self._added(place, x)
-        if isinstance(layer, DecoderLayer):
-            return layer.steps(x, queries, seen, self._memory(row), added)
-        assert isinstance(layer, EncoderLayer)
-        return layer.steps(x, queries, seen, added)
+        self._check_row(row)
+        name = f"steps/{place}/{row}/{_span(queries)}"
+        return self.cache.values(name, lambda: part_steps(self.model, self.run, place, queries, row))
 
-    @torch.no_grad()
-    def attention(self, place: str, head: int, row: int = 0) -> AttentionView:
-        """One head over one text, for maps and parts of them (`decoder.layers.3.cross_attention`).
-
-        Raises RegardError for a place that has no such attention, with those that have, and for a head out of range.
-        """
-        layer_place, _, name = place.rpartition(".")
-        known = [
-            f"{layer}.{kind}"
-            for layer in self.layers
-            for kind in ("self_attention", "cross_attention")
-            if isinstance(getattr(self.model.get_submodule(layer), kind, None), MultiHeadAttention)
-        ]
-        if place not in known:
-            raise unknown("attention", place, known)
-        layer: Any = self.model.get_submodule(layer_place)
-        x = self.entering(layer_place, row)
-        entered = layer.self_attention_residual.enter(x)
-        if name == "self_attention":
-            stack: Any = self.model.get_submodule(place.split(".")[0])
-            added = stack.positions if hasattr(stack, "added_to_scores") else None
-            causal = place.startswith("decoder.")
-            return AttentionView(layer.self_attention, head, entered, entered, causal, added)
-        attended = layer.steps(
-            x, EVERY, causal_mask(len(x), len(x), x.device), self._memory(row), self._added(place, x)
-        )
-        asking = layer.cross_attention_residual.enter(attended["self_attention_residual.output"])
-        return AttentionView(layer.cross_attention, head, asking, self._memory(row), causal=False)
-
-    @torch.no_grad()
     def proof(self, place: str, queries: slice = EVERY, row: int = 0) -> float:
         """Largest difference between a layer's steps and what the fast run had after it."""
         output = self.steps(place, queries, row)["output"]
         return float((output - self.leaving(place, row)[queries]).abs().max())
 
-    def _added(self, place: str, x: Tensor) -> Tensor | None:
-        """What relative positions add to the scores of a stack; None where it has none."""
-        stack: Any = self.model.get_submodule(place.split(".")[0])
-        found: Tensor | None = stack.added_to_scores(len(x)) if hasattr(stack, "added_to_scores") else None
-        return found
-
-    def _embedding(self, place: str, queries: slice, row: int) -> dict[str, Tensor]:
-        """Where the residual stream begins."""
-        of_target = place.startswith("decoder.")
-        tokens = self.target if of_target and self.target is not None else self.source
-        ids = tokens[row][queries]
-        positions = torch.arange(len(tokens[row]), device=ids.device)[queries]
-        if hasattr(self.model, "embeddings"):
-            segments = None if self.segments is None else tokens.with_values(self.segments)[row][queries]
-            found: dict[str, Tensor] = self.model.embeddings.steps(ids, positions, segments)
-            return found
-        if hasattr(self.model.encoder if hasattr(self.model, "encoder") else None, "embedding"):  # ULMFiT
-            return {"output": self.model.encoder.embedding(ids)}
-        if hasattr(self.model, "embedding_steps"):
-            steps: dict[str, Tensor] = self.model.embedding_steps(ids, positions, of_target)
-            return steps
-        lookup = self.model.lookup_target if of_target and hasattr(self.model, "lookup_target") else self.model.lookup
-        looked_up = lookup(ids)
-        if not hasattr(self.model, "positions"):
-            return {"output": looked_up}
-        return {"lookup": looked_up, **self.model.positions.steps(looked_up, positions)}
-
-    def _memory(self, row: int) -> Tensor:
-        assert self.memory is not None
-        return self.memory[row]
-
-    def _noted(self, kept: dict[str, Sequences], place: str) -> Sequences:
+    def _noted(self, kept: dict[str, Sequences], place: str, row: int) -> Tensor:
+        self._check_row(row)
         if place not in kept:
             raise unknown("layer", place, kept)
-        return kept[place]
+        return kept[place][row]
 
-    @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Note what enters and leaves each layer while the block runs: what leaves one is what enters the next."""
+    def _check_row(self, row: int) -> None:
+        check_range("text", row, len(self.source))
 
-        def hook(place: str) -> Any:
-            def note(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-                self._entering[place] = inputs[0]
-                self._leaving[place] = output if isinstance(output, Sequences) else output[0]
-                if not isinstance(output, Sequences) and len(inputs) > 1:
-                    self._states[place] = inputs[1]
+    # A file.
 
-            return note
+    def save(self, path: Path | str) -> None:
+        """Write what was run and everything that is kept to one safetensors file."""
+        from regard.explain.trace_file import save
 
-        with ExitStack() as stack:
-            for place, layer in self.model.named_modules(remove_duplicate=False):
-                if _LAYER.fullmatch(place):
-                    stack.callback(layer.register_forward_hook(hook(place)).remove)
-            yield
+        save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str, model: Any = None) -> Trace:
+        """Read a trace back. Without its model it gives what was computed before; with it, everything.
+
+        `model`: what made the trace, or what `regard.load` gives. Raises RegardError for a file that is no trace, or
+        one of another model.
+        """
+        from regard.explain.trace_file import load
+
+        return load(Path(path), getattr(model, "model", model))
+
+
+def scores_of_words(model: Any) -> Any:
+    """The map from what a stack gives to scores of the vocabulary; RegardError where a model has none."""
+    if hasattr(model, "logits"):
+        return model.logits
+    if "masked_words" in getattr(model.config, "heads", ()):
+        return model.words
+    raise RegardError(
+        f"a {model.config.model_type} without a head for words scores none: translators and language models do"
+    )
 
 
 def check_range(kind: str, number: int, count: int) -> None:
-    """Layers and heads are counted from 0."""
+    """Layers, heads and positions are counted from 0."""
     if not 0 <= number < count:
-        raise RegardError(f"there is no {kind} {number}: this model has {kind}s 0 to {count - 1}")
+        raise RegardError(f"there is no {kind} {number}: there are {kind}s 0 to {count - 1}")
 
 
-def _row_of(state: Any, row: int, device: torch.device) -> Any:
-    """The state of one row of a recurrent layer; None where it began from zeros."""
-    if state is None:
-        return None
-    return state[row : row + 1] if isinstance(state, Tensor) else state.select(torch.tensor([row], device=device))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+def _span(chosen: slice) -> str:
+    """A slice as a name."""
+    return ":".join("" if end is None else str(end) for end in (chosen.start, chosen.stop, chosen.step))

@@ -105,10 +105,13 @@ class EncoderLayer(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         queries: slice,
-        allowed: Bool[Tensor, "tokens tokens"] | None = None,
-        added: Float[Tensor, "heads tokens tokens"] | None = None,
+        allowed: Bool[Tensor, "queries tokens"] | None = None,
+        added: Float[Tensor, "heads queries tokens"] | None = None,
     ) -> dict[str, Tensor]:
-        """Every intermediate value for the chosen queries of one sequence, by name; `output` is the layer's."""
+        """Every intermediate value for the chosen queries of one sequence, by name; `output` is the layer's.
+
+        What they may look at, and what is added to their scores, is given for these queries alone.
+        """
         found = _self_attention_steps(self, x, queries, allowed, added)
         return found | _feed_forward_steps(self, found["self_attention_residual.output"])
 
@@ -162,11 +165,11 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         queries: slice,
-        allowed: Bool[Tensor, "tokens tokens"] | None,
+        allowed: Bool[Tensor, "queries tokens"] | None,
         memory: Float[Tensor, "source_tokens width"],
-        added: Float[Tensor, "heads tokens tokens"] | None = None,
+        added: Float[Tensor, "heads queries tokens"] | None = None,
     ) -> dict[str, Tensor]:
-        """Every intermediate value for the chosen queries of one sequence, by name; `output` is the layer's."""
+        """The same, with the memory that the layer looks at."""
         found = _self_attention_steps(self, x, queries, allowed, added)
         attended = found["self_attention_residual.output"]
         asking = self.cross_attention_residual.enter(attended)
@@ -180,10 +183,8 @@ def _self_attention_steps(
     layer: EncoderLayer | DecoderLayer, x: Tensor, queries: slice, allowed: Tensor | None, added: Tensor | None
 ) -> dict[str, Tensor]:
     entered = layer.self_attention_residual.enter(x)
-    chosen = None if allowed is None else allowed[queries]
-    of_chosen = None if added is None else added[:, queries]
     positions = torch.arange(len(x), device=x.device)[queries]
-    attention = layer.self_attention.steps(entered[queries], entered, chosen, positions, of_chosen)
+    attention = layer.self_attention.steps(entered[queries], entered, allowed, positions, added)
     left = layer.self_attention_residual.steps(x[queries], attention["output"])
     found = {"self_attention_residual.entered": entered[queries]} | _named("self_attention", attention)
     return found | _named("self_attention_residual", left)

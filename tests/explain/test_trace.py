@@ -25,7 +25,7 @@ def test_every_layer_of_the_trace_is_the_fast_run(lengths, pre, layers):
     target = Sequences.of([torch.randint(3, 23, (length,)) for _, length in lengths])
     trace = Trace(model, source, target)
     fast = model(source, target)
-    assert torch.allclose(model.logits(trace.hidden.values), fast, atol=1e-5)
+    assert torch.allclose(model.logits(trace.output.values), fast, atol=1e-5)
     for row in range(len(lengths)):
         for place in trace.places:
             if "layers" in place:
@@ -67,7 +67,7 @@ def test_tracing_leaves_the_model_as_it_was(model):
     layers = [module for module in model.model.modules() if isinstance(module, EncoderLayer | DecoderLayer)]
     assert layers
     assert not any(layer._forward_pre_hooks for layer in layers)
-    assert all(value.values.dim() == 2 for value in trace._entering.values())  # the residual stream and nothing more
+    assert all(value.values.dim() == 2 for value in trace.run.entering.values())  # the residual stream and nothing more
 
 
 def test_heads_and_bias_add_up_to_the_attention_output(model):

@@ -53,9 +53,9 @@ def test_the_default_head_is_the_one_that_looks_most_sharply_at_another_word(mod
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": 2}, "no layer 2: this model has layers 0 to 1"),
+        ({"layer": 2}, "no layer 2: there are layers 0 to 1"),
         ({"layer": -1}, "no layer -1"),
-        ({"head": 4}, "no head 4: this model has heads 0 to 3"),
+        ({"head": 4}, "no head 4: there are heads 0 to 3"),
         ({"query": "snail"}, "no word 'snail'"),
     ],
 )
