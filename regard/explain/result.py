@@ -1,0 +1,194 @@
+"""What an answer to a question about a trace is made of, and the ways to see it.
+
+A result says its title and its blocks: notes, tables, grids of numbers, lines over layers, trees, the notes' equation.
+`render` draws any block in a terminal, on a page and as a figure, so that no view needs a renderer of its own.
+
+    >>> found = trace_view(...)
+    >>> print(found)               # in a terminal
+    >>> found                      # in a notebook
+    >>> found.to_dict(), found.to_csv(), found.to_html(), found.figure().savefig("found.png")
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence; a proof `holds` or does not."""
+
+    text: str
+    holds: bool | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first column names the row, the numbers of `shares` (0 to 1) get a bar."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    shares: frozenset[str] = frozenset()
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A matrix with names: shares from 0 to 1, or, if `signed`, numbers around zero. Some cells may be framed."""
+
+    caption: str
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float]]
+    signed: bool = False
+    framed: frozenset[tuple[int, int]] = frozenset()
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Numbers that change from step to step (layers, tokens), one line a name."""
+
+    caption: str
+    steps: list[str]
+    lines: dict[str, list[float]]
+    axis: str = "layer"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A node of a tree: what it says, its probability, and whether it was chosen."""
+
+    label: str
+    probability: float
+    chosen: bool = False
+    children: list[Branch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What could have been, branch by branch."""
+
+    caption: str
+    root: Branch
+
+
+@dataclass(frozen=True)
+class Equation:
+    """The notes' equation: e(word) = 0.41 e(word) + ..."""
+
+    caption: str
+    word: str
+    words: list[str]
+    weights: list[float]
+
+    def __str__(self) -> str:
+        terms = " + ".join(f"{weight:.2f} e({word})" for word, weight in zip(self.words, self.weights, strict=True))
+        return f"e({self.word}) = {terms}"
+
+
+Block = Note | Table | Grid | Lines | Tree | Equation
+
+
+class Result(ABC):
+    """An answer: data, and how to see it."""
+
+    view: ClassVar[str]
+    """The name of the question."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """One line that says what is shown."""
+
+    @abstractmethod
+    def blocks(self) -> list[Block]:
+        """What is shown, top to bottom."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain lists and numbers, `view` first."""
+
+    def to_csv(self) -> str:
+        """Every number of the blocks in long form: view, block, row, column, value."""
+        return rows_as_csv(long_rows(self))
+
+    def to_html(self, name: str = "regard") -> str:
+        """One page that needs nothing else; `name` is the model's."""
+        from regard.explain.render.result_page import result_page
+
+        return result_page([self], name)
+
+    def figure(self) -> Any:
+        """A matplotlib figure of all blocks that can be drawn."""
+        from regard.explain.render.figure import figure
+
+        return figure([self])
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from regard.explain.render.blocks import terminal
+
+        yield from terminal(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        stream = io.StringIO()
+        Console(file=stream, highlight=False, width=160).print(self)
+        return stream.getvalue().rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        from regard.explain.render.result_page import fragment
+
+        return fragment(self)
+
+
+def long_rows(result: Result) -> Iterator[list[Cell]]:
+    """Block by block, each number with the names of its row and column."""
+    for block in result.blocks():
+        if isinstance(block, Table):
+            for row in block.rows:
+                for column, cell in zip(block.columns[1:], row[1:], strict=True):
+                    yield [result.view, block.caption, row[0], column, cell]
+        elif isinstance(block, Grid):
+            for name, values in zip(block.rows, block.values, strict=True):
+                for column, value in zip(block.columns, values, strict=True):
+                    yield [result.view, block.caption, name, column, value]
+        elif isinstance(block, Lines):
+            for name, numbers in block.lines.items():
+                for step, value in zip(block.steps, numbers, strict=True):
+                    yield [result.view, block.caption, name, step, value]
+        elif isinstance(block, Equation):
+            for word, weight in zip(block.words, block.weights, strict=True):
+                yield [result.view, block.caption, block.word, word, weight]
+        elif isinstance(block, Tree):
+            yield from ([result.view, block.caption, *row] for row in _tree_rows(block.root, ""))
+
+
+def rows_as_csv(rows: Iterator[list[Cell]]) -> str:
+    """CSV text with a line of names."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["view", "block", "row", "column", "value"])
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Names that are told apart: a name that stands more than once gets its place behind it."""
+    return [f"{name}·{place}" if names.count(name) > 1 else name for place, name in enumerate(names)]
+
+
+def _tree_rows(branch: Branch, path: str) -> Iterator[list[Cell]]:
+    here = f"{path} {branch.label}".strip()
+    yield [here, "probability", branch.probability]
+    for child in branch.children:
+        yield from _tree_rows(child, here)
