@@ -6,7 +6,6 @@ token t the decoder's input is token t - 1; so row t of the map belongs to the q
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from regard.errors import RegardError
 from regard.explain.trace import Trace, check_range
-from regard.explain.words import Word, join_keys, join_rows, words_of
-from regard.modalities.text import Piece
+from regard.explain.words import Word, join_keys, join_rows
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,12 @@ class Alignment:
 
 def align(
     trace: Trace,
-    source: Sequence[Piece],
-    target: Sequence[Piece],
     layer: int | None = None,
     head: int | None = None,
     by_chunk: bool = False,
     row: int = 0,
 ) -> Alignment:
-    """Word alignment of one text of the trace; `target` are the produced pieces, the end token last.
+    """Word alignment of one text of the trace.
 
     `layer`: by default the one before the last (its cross-attention is the sharpest in translation models, Garg et
     al. 2019, section 3), or the only one; `head`: by default the mean; `by_chunk`: words are what stands between
@@ -86,6 +82,6 @@ def align(
         chosen = weights.mean(dim=0) if head is None else weights[head]
     else:
         raise RegardError("this model has no attention to align by: its encoder leaves one state for the whole text")
-    source_words, target_words = words_of(source, by_chunk), words_of(target, by_chunk)
+    source_words, target_words = trace.words(row, "source", by_chunk), trace.words(row, "produced", by_chunk)
     joined = join_rows(join_keys(chosen, source_words), target_words)
     return Alignment(source_words, target_words, joined, layer, head)

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from regard.explain.trace import Trace, check_range
 from regard.explain.walkthrough import walked_layers
-from regard.explain.words import find_word, join_keys, join_rows, shared_word, words_of
+from regard.explain.words import find_word, join_keys, join_rows, shared_word
 from regard.layers.blocks import PreNorm
-from regard.modalities.text import Piece
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ class Context:
 def compare(
     trace: Trace,
     texts: Sequence[str],
-    pieces: Sequence[Sequence[Piece]],
     word: str | None = None,
     layer: int = 0,
     head: int | None = None,
@@ -89,7 +87,7 @@ def compare(
     part: Any = trace.model.get_submodule(places[layer])
     if head is not None:
         check_range("head", head, part.self_attention.heads)
-    words = [words_of(text) for text in pieces]
+    words = [trace.words(row) for row in range(len(texts))]
     name = shared_word(words, word, last=places[layer].startswith("decoder."))
     found = [find_word(text, name) for text in words]
     vectors = torch.stack(

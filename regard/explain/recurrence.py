@@ -6,15 +6,13 @@ al. 2014). A gate's mean over its units tells how far it stands open: 0 shut, 1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from regard.explain.trace import Trace, check_range
-from regard.explain.words import Word, find_word, join_rows, words_of
-from regard.modalities.text import Piece
+from regard.explain.words import Word, find_word, join_rows
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,11 @@ class Reading:
         }
 
 
-def read(trace: Trace, pieces: Sequence[Piece], query: str | None = None, layer: int = 0, row: int = 0) -> Reading:
+def read(trace: Trace, query: str | None = None, layer: int = 0, row: int = 0) -> Reading:
     """Follow one recurrent layer of the source. Raises RegardError for a layer or word that is not there."""
     places = [place for place in trace.layers if trace.target is None or place.startswith("encoder.")]
     check_range("layer", layer, len(places))
-    words = words_of(pieces)
+    words = trace.words(row)
     asking = find_word(words, query) if query is not None else 0
     steps = trace.steps(places[layer], row=row)
     gates = {name: join_rows(value, words).mean(dim=-1) for name, value in steps.items() if name.endswith("_gate")}

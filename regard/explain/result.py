@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Cell = str | int | float | None
+Number = tuple[str, str, Cell]
+"""A number of a block with the names of its row and column."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Note:
 
     text: str
     holds: bool | None = None
+
+    def numbers(self) -> Iterator[Number]:
+        """None."""
+        yield from ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class Table:
     rows: list[list[Cell]]
     shares: frozenset[str] = frozenset()
     digits: int = 2
+
+    def numbers(self) -> Iterator[Number]:
+        """Every cell with the names of its row and column."""
+        for row in self.rows:
+            yield from ((str(row[0]), column, cell) for column, cell in zip(self.columns[1:], row[1:], strict=True))
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,11 @@ class Grid:
     framed: frozenset[tuple[int, int]] = frozenset()
     digits: int = 2
 
+    def numbers(self) -> Iterator[Number]:
+        """Every value with the names of its row and column."""
+        for name, values in zip(self.rows, self.values, strict=True):
+            yield from ((name, column, value) for column, value in zip(self.columns, values, strict=True))
+
 
 @dataclass(frozen=True)
 class Lines:
@@ -61,6 +77,11 @@ class Lines:
     steps: list[str]
     lines: dict[str, list[float]]
     axis: str = "layer"
+
+    def numbers(self) -> Iterator[Number]:
+        """Every value with the names of its line and step."""
+        for name, values in self.lines.items():
+            yield from ((name, step, value) for step, value in zip(self.steps, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -72,6 +93,13 @@ class Branch:
     chosen: bool = False
     children: list[Branch] = field(default_factory=list)
 
+    def numbers(self, path: str = "") -> Iterator[Number]:
+        """Each path from the root and the probability of its last step."""
+        here = f"{path} {self.label}".strip()
+        yield here, "probability", self.probability
+        for child in self.children:
+            yield from child.numbers(here)
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -79,6 +107,10 @@ class Tree:
 
     caption: str
     root: Branch
+
+    def numbers(self) -> Iterator[Number]:
+        """Each path from the root and the probability of its last step."""
+        return self.root.numbers()
 
 
 @dataclass(frozen=True)
@@ -89,6 +121,10 @@ class Equation:
     word: str
     words: list[str]
     weights: list[float]
+
+    def numbers(self) -> Iterator[Number]:
+        """The weight of each word."""
+        return ((self.word, word, weight) for word, weight in zip(self.words, self.weights, strict=True))
 
     def __str__(self) -> str:
         terms = " + ".join(f"{weight:.2f} e({word})" for word, weight in zip(self.words, self.weights, strict=True))
@@ -119,7 +155,7 @@ class Result(ABC):
 
     def to_csv(self) -> str:
         """Every number of the blocks in long form: view, block, row, column, value."""
-        return rows_as_csv(long_rows(self))
+        return as_csv([self])
 
     def to_html(self, name: str = "regard") -> str:
         """One page that needs nothing else; `name` is the model's."""
@@ -151,44 +187,18 @@ class Result(ABC):
         return fragment(self)
 
 
-def long_rows(result: Result) -> Iterator[list[Cell]]:
-    """Block by block, each number with the names of its row and column."""
-    for block in result.blocks():
-        if isinstance(block, Table):
-            for row in block.rows:
-                for column, cell in zip(block.columns[1:], row[1:], strict=True):
-                    yield [result.view, block.caption, row[0], column, cell]
-        elif isinstance(block, Grid):
-            for name, values in zip(block.rows, block.values, strict=True):
-                for column, value in zip(block.columns, values, strict=True):
-                    yield [result.view, block.caption, name, column, value]
-        elif isinstance(block, Lines):
-            for name, numbers in block.lines.items():
-                for step, value in zip(block.steps, numbers, strict=True):
-                    yield [result.view, block.caption, name, step, value]
-        elif isinstance(block, Equation):
-            for word, weight in zip(block.words, block.weights, strict=True):
-                yield [result.view, block.caption, block.word, word, weight]
-        elif isinstance(block, Tree):
-            yield from ([result.view, block.caption, *row] for row in _tree_rows(block.root, ""))
-
-
-def rows_as_csv(rows: Iterator[list[Cell]]) -> str:
-    """CSV text with a line of names."""
+def as_csv(results: Sequence[Result]) -> str:
+    """CSV text: a line of names, then every number of every block."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["view", "block", "row", "column", "value"])
-    writer.writerows(rows)
+    for result in results:
+        for block in result.blocks():
+            caption = block.text if isinstance(block, Note) else block.caption
+            writer.writerows([result.view, caption, *number] for number in block.numbers())
     return stream.getvalue()
 
 
 def numbered(names: Sequence[str]) -> list[str]:
     """Names that are told apart: a name that stands more than once gets its place behind it."""
     return [f"{name}·{place}" if names.count(name) > 1 else name for place, name in enumerate(names)]
-
-
-def _tree_rows(branch: Branch, path: str) -> Iterator[list[Cell]]:
-    here = f"{path} {branch.label}".strip()
-    yield [here, "probability", branch.probability]
-    for child in branch.children:
-        yield from _tree_rows(child, here)

@@ -15,6 +15,7 @@ and heads count from 0; `hidden` and `embedding` count how many layers were pass
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,10 @@ class Trace:
         self.run = record(self.model, source, target, segments) if recording is None else recording
         self.pieces: dict[Side, list[list[Piece]]] = pieces or {}
         self.cache = Cache(memory_bound)
+        self.spell: Callable[[int], str] = str
+        """How a token of the vocabulary reads, where a tokenizer is at hand."""
+        self.prompts: list[int] | None = None
+        """Of texts that a language model went on from: how many tokens were given."""
 
     # What was run.
 
@@ -108,11 +113,11 @@ class Trace:
     def stacks(self) -> list[str]:
         return list(dict.fromkeys(place.split(".")[0] for place in self.layers))
 
-    def words(self, row: int = 0, side: Side = "source") -> list[Word]:
-        """The words of one text; its tokens by number where the trace was made without pieces."""
+    def words(self, row: int = 0, side: Side = "source", by_chunk: bool = False) -> list[Word]:
+        """The words of one text, or what stands between blanks; tokens by number where there are no pieces."""
         self._check_row(row)
         if side in self.pieces:
-            return words_of(self.pieces[side][row])
+            return words_of(self.pieces[side][row], by_chunk)
         tokens = self.source if side == "source" else self.target
         if tokens is None:
             raise RegardError("this model reads a source only: it has no target")

@@ -14,10 +14,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from regard.explain.trace import Trace, check_range
-from regard.explain.words import Word, find_word, join_keys, join_scores, words_of
+from regard.explain.words import Word, find_word, join_keys, join_scores
 from regard.layers.blocks import EncoderLayer, PreNorm
 from regard.layers.positions import LearnedPositions, RelativePositions, RotaryPositions, SinusoidalPositions
-from regard.modalities.text import Piece
 
 Positions = Literal["sinusoids", "learned", "rotary", "relative", "none"]
 _KINDS: dict[type, Positions] = {
@@ -137,7 +136,6 @@ class Walkthrough:
 
 def walk(
     trace: Trace,
-    pieces: Sequence[Piece],
     query: str | None = None,
     layer: int = 0,
     head: int | None = None,
@@ -151,7 +149,7 @@ def walk(
     """
     places = walked_layers(trace)
     check_range("layer", layer, len(places))
-    words = words_of(pieces)
+    words = trace.words(row)
     place = places[layer]
     causal = place.startswith("decoder.")
     asking = _default_query(words, causal) if query is None else find_word(words, query)

@@ -108,6 +108,10 @@ class Subwords:
             text = grown
         return _pieces(text, list(ids), spans, names)
 
+    def spell(self, token: int) -> str:
+        """How one token of the vocabulary reads."""
+        return self.decode([token]).strip() or self.inner.id_to_token(token) or str(token)
+
     def save(self, folder: Path) -> None:
         """`tokenizer.json`, and the special tokens in `special_tokens_map.json`, under Hugging Face's names."""
         (folder / SOURCE_FILE).write_text(self.inner.to_str(pretty=True) + "\n", encoding="utf-8")

@@ -87,6 +87,11 @@ class Tokenizer:
             before, joins_before = name, joins
         return pieces
 
+    def spell(self, token: int) -> str:
+        """How one token of the vocabulary reads."""
+        name = self.inner.id_to_token(token) or UNKNOWN
+        return name.removeprefix(_BLANK) or _BLANK
+
     def to_json(self) -> str:
         text: str = self.inner.to_str(pretty=True)
         return text + "\n"

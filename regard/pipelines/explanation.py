@@ -11,7 +11,6 @@ from regard.explain.context import Context, compare
 from regard.explain.recurrence import Reading, read
 from regard.explain.trace import Trace
 from regard.explain.walkthrough import Walkthrough, walk, walked_layers
-from regard.modalities.text import Piece
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ def explain_traced(
     name: str,
     trace: Trace,
     texts: Sequence[str],
-    pieces: Sequence[Sequence[Piece]],
     answers: Sequence[str],
     query: str | None = None,
     layer: int = 0,
@@ -51,9 +49,9 @@ def explain_traced(
     if not walked_layers(trace):
         if head is not None:
             raise RegardError(f"{name} has no attention heads: leave --head out")
-        return Explanation(name, list(texts), list(answers), read(trace, pieces[0], query, layer), None)
+        return Explanation(name, list(texts), list(answers), read(trace, query, layer), None)
     context = None
     if len(texts) > 1:
-        context = compare(trace, texts, pieces, query, layer, head)
+        context = compare(trace, texts, query, layer, head)
         query = context.word
-    return Explanation(name, list(texts), list(answers), walk(trace, pieces[0], query, layer, head), context)
+    return Explanation(name, list(texts), list(answers), walk(trace, query, layer, head), context)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from regard.errors import RegardError
-from regard.explain.trace import Trace
+from regard.explain.trace import Side, Trace
 from regard.generation.search import Hypothesis, Search, search
 from regard.modalities.subwords import Subwords
+from regard.modalities.text import Piece
 from regard.models.base import Model
 from regard.models.ulmfit import AwdLstm
 from regard.pipelines.explanation import Explanation, explain_traced
@@ -64,9 +65,19 @@ class LanguageModel:
             raise RegardError("perplexity needs a text of two tokens or more")
         return math.exp(-sum(found) / len(found))
 
-    def trace(self, texts: Sequence[str]) -> Trace:
-        """A trace over texts as they are."""
-        return Trace(self.model, Sequences.of_ids([self.check(text) for text in texts], self.model.device))
+    def trace(self, texts: Sequence[str], tokens: int = 0) -> Trace:
+        """A trace over texts as they are or, with `tokens`, over them and what the model writes after them."""
+        ids = [self.check(text) for text in texts]
+        read, prompts = [self.tokenizer.pieces(text) for text in texts], None
+        if tokens:
+            begun = [self.prompt(text) for text in texts]
+            found = self.hypotheses(texts, tokens)
+            ids = [[*first, *one[0].tokens] for first, one in zip(begun, found, strict=True)]
+            read, prompts = [self.tokenizer.pieces_of(row) for row in ids], [len(first) for first in begun]
+        pieces: dict[Side, list[list[Piece]]] = {"source": read}
+        trace = Trace(self.model, Sequences.of_ids(ids, self.model.device), pieces=pieces)
+        trace.spell, trace.prompts = self.tokenizer.spell, prompts
+        return trace
 
     def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
         """The complete process for one word of the first text; with several texts also a word's context in each.
@@ -76,12 +87,11 @@ class LanguageModel:
         if not texts:
             raise RegardError("give at least one text to explain")
         trace = self.trace(texts)
-        pieces = [self.tokenizer.pieces(text) for text in texts]
         answers = [
             self.continuation(text, one[0].tokens)
             for text, one in zip(texts, self.hypotheses(texts, tokens=12), strict=True)
         ]
-        return explain_traced(self.name, trace, texts, pieces, answers, query, layer, head)
+        return explain_traced(self.name, trace, texts, answers, query, layer, head)
 
     @property
     def limit(self) -> int | None:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import RegardError
-from regard.explain.trace import Trace
+from regard.explain.trace import Side, Trace
 from regard.modalities.subwords import Subwords
+from regard.modalities.text import Piece
 from regard.models.base import Model
 from regard.models.bert import Bert, sentence_embeddings
 from regard.models.gpt import GPT
@@ -97,17 +98,19 @@ class TextReader:
 
     def trace(self, texts: Sequence[str]) -> Trace:
         """A trace over texts."""
-        return Trace(self.model, self._sequences(texts))
+        pieces: dict[Side, list[list[Piece]]] = {"source": [self.tokenizer.pieces(text) for text in texts]}
+        trace = Trace(self.model, self._sequences(texts), pieces=pieces)
+        trace.spell = self.tokenizer.spell
+        return trace
 
     def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
         """The complete process for one word of the first text; with several texts also a word's context in each."""
         if not texts:
             raise RegardError("give at least one text to explain")
         trace = self.trace(texts)
-        pieces = [self.tokenizer.pieces(text) for text in texts]
         if query is None and len(texts) == 1:  # the first token is [CLS]: begin with a word
-            query = next((piece.text for piece in pieces[0] if piece.word is not None), None)
-        return explain_traced(self.name, trace, texts, pieces, self.answers(texts), query, layer, head)
+            query = next((piece.text for piece in trace.pieces["source"][0] if piece.word is not None), None)
+        return explain_traced(self.name, trace, texts, self.answers(texts), query, layer, head)
 
     def check(self, text: str) -> list[int]:
         """Token ids of a text; RegardError if it is empty or longer than the model's limit."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from regard.errors import RegardError
 from regard.explain.alignment import Alignment, align
-from regard.explain.trace import Trace
+from regard.explain.trace import Side, Trace
 from regard.generation.answers import answer
 from regard.generation.search import Hypothesis, Search
 from regard.modalities.subwords import SubwordCodec
@@ -68,7 +68,14 @@ class TextToText:
         if answers is None:
             answers = [found[0].tokens for found in self.hypotheses(texts)]
         begun = [[self.model.config.bos_token_id, *ids] for ids in answers]
-        return Trace(self.model, Sequences.of_ids(sources), Sequences.of_ids(begun))
+        pieces: dict[Side, list[list[Piece]]] = {
+            "source": [self.codec.source.pieces(text) for text in texts],
+            "target": [self.codec.target.pieces_of(ids) for ids in begun],
+            "produced": [self.produced(ids) for ids in answers],
+        }
+        trace = Trace(self.model, Sequences.of_ids(sources), Sequences.of_ids(begun), pieces=pieces)
+        trace.spell = self.codec.target.spell
+        return trace
 
     def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
         """The complete process for one query of the first text; with several texts also a word's context in each.
@@ -79,12 +86,11 @@ class TextToText:
             raise RegardError("give at least one text to explain")
         answers = [found[0].tokens for found in self.hypotheses(texts)]
         trace = self.trace(texts, answers)
-        sources = [self.codec.source.pieces(text) for text in texts]
         decoded = [self.codec.target.decode(ids) for ids in answers]
-        explanation = explain_traced(self.name, trace, texts, sources, decoded, query, layer, head)
+        explanation = explain_traced(self.name, trace, texts, decoded, query, layer, head)
         if not self.aligns:
             return explanation
-        alignments = [align(trace, sources[row], self.produced(ids), row=row) for row, ids in enumerate(answers)]
+        alignments = [align(trace, row=row) for row in range(len(texts))]
         return replace(explanation, alignments=alignments)
 
     @property
@@ -95,7 +101,7 @@ class TextToText:
     def align(self, text: str, answer: Sequence[int]) -> Alignment:
         """Word alignment between a text and an answer to it, by chunks between blanks (Pharaoh's way of counting)."""
         trace = self.trace([text], [answer])
-        return align(trace, self.codec.source.pieces(text), self.produced(answer), by_chunk=True)
+        return align(trace, by_chunk=True)
 
     def produced(self, ids: Sequence[int]) -> list[Piece]:
         """Pieces of an answer, the end token last."""

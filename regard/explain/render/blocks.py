@@ -1,4 +1,4 @@
-"""Blocks of a result as terminal text: numbers, and bars of block characters. Returns rich renderables, prints nothing."""
+"""Blocks of a result as terminal text: numbers, and bars of block characters. Rich renderables; nothing is printed."""
 
 from __future__ import annotations
 
