@@ -66,7 +66,9 @@ class Trace:
         self.pieces: dict[Side, list[list[Piece]]] = pieces or {}
         self.cache = Cache(memory_bound)
         self.spell: Callable[[int], str] = str
-        """How a token of the vocabulary reads, where a tokenizer is at hand."""
+        """How a token that the model answers reads, where a tokenizer is at hand."""
+        self.spell_source: Callable[[int], str] = str
+        """The same of the tokens that it reads."""
         self.prompts: list[int] | None = None
         """Of texts that a language model went on from: how many tokens were given."""
 

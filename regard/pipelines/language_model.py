@@ -76,7 +76,8 @@ class LanguageModel:
             read, prompts = [self.tokenizer.pieces_of(row) for row in ids], [len(first) for first in begun]
         pieces: dict[Side, list[list[Piece]]] = {"source": read}
         trace = Trace(self.model, Sequences.of_ids(ids, self.model.device), pieces=pieces)
-        trace.spell, trace.prompts = self.tokenizer.spell, prompts
+        trace.spell = trace.spell_source = self.tokenizer.spell
+        trace.prompts = prompts
         return trace
 
     def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:

@@ -100,7 +100,7 @@ class TextReader:
         """A trace over texts."""
         pieces: dict[Side, list[list[Piece]]] = {"source": [self.tokenizer.pieces(text) for text in texts]}
         trace = Trace(self.model, self._sequences(texts), pieces=pieces)
-        trace.spell = self.tokenizer.spell
+        trace.spell = trace.spell_source = self.tokenizer.spell
         return trace
 
     def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:

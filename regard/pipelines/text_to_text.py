@@ -74,7 +74,7 @@ class TextToText:
             "produced": [self.produced(ids) for ids in answers],
         }
         trace = Trace(self.model, Sequences.of_ids(sources), Sequences.of_ids(begun), pieces=pieces)
-        trace.spell = self.codec.target.spell
+        trace.spell, trace.spell_source = self.codec.target.spell, self.codec.source.spell
         return trace
 
     def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
