@@ -115,7 +115,7 @@ def lens(
     answer. Raises RegardError where a model scores no words.
     """
     score = scores_of_words(trace.model)
-    position, at = _position(trace, query, row)
+    position, at = answering_position(trace, query, row)
     places = _answering_stack(trace)
     side: Any = places[0].split(".")[0]
     stack: Any = trace.model.get_submodule(side)
@@ -140,7 +140,7 @@ def _lens(logits: Float[Tensor, "layers vocabulary"], token: int, count: int, sp
     return Lens(guesses, own.tolist(), ((probabilities > own[:, None]).sum(dim=-1) + 1).tolist())
 
 
-def _position(trace: Trace, query: str | int | None, row: int) -> tuple[int, str]:
+def answering_position(trace: Trace, query: str | int | None = None, row: int = 0) -> tuple[int, str]:
     """Where the model answers, and how that place reads. A translator answers a word one place before it stands."""
     side: Side = "source" if trace.target is None else "produced"
     words = trace.words(row, side)

@@ -8,7 +8,7 @@ score = log P(Y) / ((5 + |Y|) / 6)^alpha, beam 4, alpha 0.6, at most 50 tokens m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,12 +91,19 @@ class Search:
         return source.values[source.layout.offsets[1:] - 1]
 
 
+Going = tuple[int, tuple[int, ...], float]
+"""A beam on its way: the number of its source, its tokens so far, log P of them."""
+
+
 @torch.inference_mode()
-def search(model: Generator, source: Sequences, how: Search) -> list[list[Hypothesis]]:
-    """For each source its answers, the best first: one if greedy, up to `beams` else."""
+def search(model: Generator, source: Sequences, how: Search, seen: list[Going] | None = None) -> list[list[Hypothesis]]:
+    """For each source its answers, the best first: one if greedy, up to `beams` else.
+
+    Into `seen`, if given, goes every beam that was followed, step by step.
+    """
     if how.beams == 1:
         return [[answer] for answer in _greedy(model, source, how)]
-    return _beam_search(model, source, how)
+    return _beam_search(model, source, how, seen)
 
 
 def length_penalty(length: int, alpha: float) -> float:
@@ -134,7 +141,9 @@ def _greedy(model: Generator, source: Sequences, how: Search) -> list[Hypothesis
     ]
 
 
-def _beam_search(model: Generator, source: Sequences, how: Search) -> list[list[Hypothesis]]:
+def _beam_search(
+    model: Generator, source: Sequences, how: Search, seen: list[Going] | None = None
+) -> list[list[Hypothesis]]:
     """All sources at once; a source whose best answer cannot be beaten any more leaves the batch."""
     beams, device = how.beams, source.values.device
     found: list[list[Hypothesis]] = [[] for _ in source.lengths]
@@ -158,6 +167,8 @@ def _beam_search(model: Generator, source: Sequences, how: Search) -> list[list[
         sums = top.masked_fill(ends, -torch.inf).gather(1, order)
         parents, words = parents.gather(1, order), words.gather(1, order)
         history = torch.cat([history.gather(1, parents[:, :, None].expand(-1, -1, length - 1)), words[:, :, None]], -1)
+        if seen is not None:
+            seen += _going(active, history, sums)
         kept = [
             place
             for place, row in enumerate(active)
@@ -191,6 +202,12 @@ def _collect(
         if top[place, candidate] > -torch.inf:
             answer = history[place, parents[place, candidate]].tolist()
             found[active[place]].append(_hypothesis(answer, float(top[place, candidate]), True, how))
+
+
+def _going(active: Sequence[int], history: Tensor, sums: Tensor) -> Iterator[Going]:
+    """The beams that are followed now."""
+    for row, beams, totals in zip(active, history.tolist(), sums.tolist(), strict=True):
+        yield from ((row, tuple(beam), total) for beam, total in zip(beams, totals, strict=True) if total > -torch.inf)
 
 
 def _done(answers: list[Hypothesis], best_going: float, length: int, limit: int, how: Search) -> bool:
