@@ -12,6 +12,7 @@ from torch import Tensor
 from regard.errors import RegardError
 from regard.explain.lens import answering_position
 from regard.explain.trace import Trace, scores_of_words
+from regard.models.bert import Encoder
 from regard.models.decoder import last_of_each
 from regard.models.seq2seq import Memory
 from regard.models.ulmfit import AwdLstm, Ulmfit

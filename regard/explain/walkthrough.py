@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.explain.trace import Trace, check_range
+from regard.errors import RegardError
+from regard.explain.split import check_layers
+from regard.explain.trace import Kind, Trace, check_range
 from regard.explain.words import Word, find_word, join_keys, join_scores
 from regard.layers.blocks import EncoderLayer, PreNorm
 from regard.layers.positions import LearnedPositions, RelativePositions, RotaryPositions, SinusoidalPositions
@@ -33,10 +36,14 @@ class Walkthrough:
 
     place: str
     """The layer, e.g. `encoder.layers.0`."""
+    attention: Literal["self_attention", "cross_attention"]
+    """Which of its attentions is shown in full."""
     words: list[Word]
     """The keys: the words of the text and its special tokens; in a decoder those up to the query, it sees no others."""
-    query: int
-    """Which word asks."""
+    word: Word
+    """The word that asks."""
+    query: int | None
+    """Which of the keys it is; None where it is not among them."""
     piece: int
     """Which token asks: the first piece of that word; in a decoder the last, which has seen the whole word."""
     head: int
@@ -69,12 +76,28 @@ class Walkthrough:
     """Largest difference between this walk's result and the model's own fast run."""
 
     @property
+    def before_feed_forward(self) -> str:
+        """The residual connection whose output the feed-forward network gets."""
+        crossed = "cross_attention_residual" in {name.partition(".")[0] for name in self.steps}
+        return "cross_attention_residual" if crossed else "self_attention_residual"
+
+    @property
+    def looking(self) -> str:
+        """What to say behind the layer: nothing where it looks at its own text."""
+        return ", looking at the source" if self.attention == "cross_attention" else ""
+
+    @property
+    def entered(self) -> str:
+        """Where `entering` goes in."""
+        return " this layer" if self.attention == "self_attention" else " its cross-attention"
+
+    @property
     def heads(self) -> int:
         return len(self.weights)
 
     @property
     def head_width(self) -> int:
-        return int(self.steps["self_attention.queries"].shape[-1])
+        return int(self.steps[f"{self.attention}.queries"].shape[-1])
 
     @property
     def read(self) -> str:
@@ -84,7 +107,7 @@ class Walkthrough:
     @property
     def asking(self) -> str:
         """The token that asks."""
-        word = self.words[self.query]
+        word = self.word
         return word.pieces[word.places.index(self.piece)]
 
     @property
@@ -120,7 +143,8 @@ class Walkthrough:
         return {
             "view": "walkthrough",
             "place": self.place,
-            "query": self.words[self.query].text,
+            "attention": self.attention,
+            "query": self.word.text,
             "query_piece": self.asking,
             "head": self.head,
             "norm_first": self.norm_first,
@@ -136,68 +160,87 @@ class Walkthrough:
 
 def walk(
     trace: Trace,
-    query: str | None = None,
+    query: str | int | None = None,
     layer: int = 0,
     head: int | None = None,
     row: int = 0,
+    kind: Kind | None = None,
 ) -> Walkthrough:
-    """Follow one word of the source through one layer: of the encoder, or of the only stack there is.
+    """Follow one word through one layer: of the stack that reads the source or, as `kind` says, any other attention.
 
-    `query`: the word, by default the first, in a decoder the last; `head`: by default the one that looks most sharply
-    at one other word.
-    Raises RegardError for a layer, head or word that is not there, with those that are.
+    `query`: the word or the position of a token; of the target side the words that a translator has produced, after
+    its start token. By default the first, in a decoder the last. `head`: by default the one that looks most sharply at
+    one other word. Raises RegardError for a layer, head or word that is not there, with those that are.
     """
-    places = walked_layers(trace)
+    places = walked_layers(trace) if kind is None else trace.stack("encoder" if kind == "encoder" else "decoder")
+    check_layers(trace, places or trace.stack())
     check_range("layer", layer, len(places))
-    words = trace.words(row)
-    place = places[layer]
-    causal = place.startswith("decoder.")
-    asking = _default_query(words, causal) if query is None else find_word(words, query)
-    piece = words[asking].places[-1 if causal else 0]
-    words = words[: asking + 1] if causal else words
+    place, causal = places[layer], places[layer].startswith("decoder.")
+    attention: Literal["self_attention", "cross_attention"] = "cross_attention" if kind == "cross" else "self_attention"
+    own = trace.words(row, "target" if causal and trace.target is not None else "source")
+    asking, piece = _asking(own, query, causal)
+    words = trace.words(row) if kind == "cross" else own[: asking + 1] if causal else own
     part: Any = trace.model.get_submodule(place)
+    if not hasattr(part, attention):
+        raise RegardError(f"{place} has no cross-attention: translators' decoders do")
     chosen = slice(piece, piece + 1)
     steps = trace.steps(place, chosen, row)
-    placed = steps["self_attention.scaled_scores"] + steps.get("self_attention.added_scores", 0.0)
-    scaled_scores = join_scores(placed[:, 0], words)
-    weights = join_keys(steps["self_attention.weights"][:, 0], words)
-    if head is None:
-        others = weights.clone()
-        for number, word in enumerate(words):
-            if number == asking or word.number is None:
-                others[:, number] = 0
-        head = int(others.max(dim=-1).values.argmax())
+    placed = steps[f"{attention}.scaled_scores"] + steps.get(f"{attention}.added_scores", 0.0)
+    weights = join_keys(steps[f"{attention}.weights"][:, 0], words)
+    head = _sharpest(weights, words, -1 if kind == "cross" else asking) if head is None else head
     check_range("head", head, len(weights))
+    heads: Any = getattr(part, attention)
+    residual: Any = getattr(part, f"{attention}_residual")
+    begins = "decoder.embedding" if causal and trace.target is not None else trace.places[0]
+    entering = steps["self_attention_residual.output"][0] if kind == "cross" else trace.entering(place, row)[piece]
     return Walkthrough(
         place=place,
+        attention=attention,
         words=words,
-        query=asking,
+        word=own[asking],
+        query=None if kind == "cross" else asking,
         piece=piece,
         head=head,
         steps=steps,
-        embedding=trace.steps(trace.places[0], chosen, row),
+        embedding=trace.steps(begins, chosen, row),
         positions=_positions(trace.model),
-        scores=steps["self_attention.scores"][:, 0],
-        scaled_scores=scaled_scores,
+        scores=steps[f"{attention}.scores"][:, 0],
+        scaled_scores=join_scores(placed[:, 0], words),
         weights=weights,
-        norm="RMSNorm" if isinstance(part.self_attention_residual.norm, nn.RMSNorm) else "LayerNorm",
-        norm_first=isinstance(part.self_attention_residual, PreNorm),
-        scale=part.self_attention.head_width**-0.5 if part.self_attention.scale is None else part.self_attention.scale,
+        norm="RMSNorm" if isinstance(residual.norm, nn.RMSNorm) else "LayerNorm",
+        norm_first=isinstance(residual, PreNorm),
+        scale=heads.head_width**-0.5 if heads.scale is None else heads.scale,
         biases={
-            "projection": part.self_attention.projection.bias is not None,
-            "output": part.self_attention.output.bias is not None,
+            "projection": heads.projection.bias is not None,
+            "output": heads.output.bias is not None,
             "feed_forward": part.feed_forward.output.bias is not None,
         },
         activation=part.feed_forward.activation,
-        entering=trace.entering(place, row)[piece],
+        entering=entering,
         difference=trace.proof(place, chosen, row),
     )
 
 
-def _default_query(words: Sequence[Word], causal: bool) -> int:
-    """The first word; the last of the text's own, where none sees what follows."""
-    own = [number for number, word in enumerate(words) if word.number is not None]
-    return own[-1] if causal and own else 0
+def _asking(words: Sequence[Word], query: str | int | None, causal: bool) -> tuple[int, int]:
+    """Which word asks, and which of its tokens: the first or, where nobody sees what follows, the last."""
+    if isinstance(query, int):
+        check_range("token", query, words[-1].places[-1] + 1)
+        return next(number for number, word in enumerate(words) if query in word.places), query
+    if query is not None:
+        found = find_word(words, query)
+    else:
+        own = [number for number, word in enumerate(words) if word.number is not None]
+        found = own[-1] if causal and own else 0
+    return found, words[found].places[-1 if causal else 0]
+
+
+def _sharpest(weights: Float[Tensor, "heads words"], words: Sequence[Word], asking: int) -> int:
+    """The head that looks most sharply at one word other than the one that asks."""
+    others = weights.clone()
+    for number, word in enumerate(words):
+        if number == asking or word.number is None:
+            others[:, number] = 0
+    return int(others.max(dim=-1).values.argmax())
 
 
 def _positions(model: Any) -> Positions:

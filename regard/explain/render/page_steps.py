@@ -16,12 +16,12 @@ from regard.explain.render.page_parts import MINUS, Slots, chip, compact, fixed,
 from regard.explain.walkthrough import Walkthrough
 
 _VECTOR_DIGITS, _NUMBER_DIGITS = 4, 6
-_UNUSED = ("output", "self_attention.scores", "self_attention.scaled_scores", "self_attention.masked_scores")
+_UNUSED = (".scores", ".scaled_scores", ".masked_scores")
 
 
 def sections(slots: Slots, walk: Walkthrough, text: str) -> str:
     """The walkthrough of one word of `text`, from the embedding to the proof."""
-    asking = walk.words[walk.query]
+    asking = walk.word
     side, _, layer = walk.place.split(".")
     rules = []
     if any(len(word.pieces) > 1 for word in walk.words):
@@ -48,18 +48,23 @@ def sections(slots: Slots, walk: Walkthrough, text: str) -> str:
         _mixed(slots, walk),
         _heads(slots, walk),
         _concatenation(slots, walk),
-        _add_and_norm(slots, walk, 9, "attention", "self_attention"),
+        _add_and_norm(slots, walk, 9, "attention", walk.attention),
         _feed_forward(slots, walk),
         _add_and_norm(slots, walk, 11, "FFN", "feed_forward"),
     ]
-    return f"""<section><h2>The complete process for one query: {word_label(walk.words, walk.query)}</h2>
-<p class="lead">In <q><bdi>{escape(text)}</bdi></q>, {side} layer {layer}, head {slots.head_name()} in detail
-(layers and heads count from 0). {" ".join(rules)}</p>
+    return f"""<section><h2>The complete process for one query: {_asking(walk)}</h2>
+<p class="lead">In <q><bdi>{escape(text)}</bdi></q>, {side} layer {layer}{walk.looking}, head {slots.head_name()} in
+detail (layers and heads count from 0). {" ".join(rules)}</p>
 <fieldset class="heads scripted"><legend>Head</legend>{radios}</fieldset>
 {"".join(steps)}
 <p class="proof {"holds" if close else "fails"}"><b>{"✓" if close else "✗"} The proof.</b>
 This walk went step by step; the model itself computes the same layer in one fused, fast run. Largest difference
 between the two results: <b>{walk.difference:.1e}</b>.</p></section>"""
+
+
+def _asking(walk: Walkthrough) -> str:
+    """The word that asks; among the keys it lights up with them."""
+    return f"<bdi>{escape(walk.word.text)}</bdi>" if walk.query is None else word_label(walk.words, walk.query)
 
 
 def _embedding(slots: Slots, walk: Walkthrough) -> str:
@@ -80,12 +85,12 @@ def _embedding(slots: Slots, walk: Walkthrough) -> str:
     figures = [slots.strips(summed)]
     if len(summed) < len(rows):
         figures.append(slots.strips(rows[-1:]))  # apart: the norm is on another scale than the sum
-    if layer:
-        figures.append(f"<p>The layers below ({layer} of them) have worked on it since. What enters this layer:</p>")
+    if layer or walk.attention == "cross_attention":
+        figures.append(f"<p>The layers below ({layer} of them) have worked on it since. What enters{walk.entered}:</p>")
         figures.append(slots.strips([("x", "entering")]))
     if walk.norm_first:
         figures.append(f"<p>This model norms before each part: the next steps read {walk.read}.</p>")
-        figures.append(slots.strips([(walk.read, "steps/self_attention_residual.entered/0")]))
+        figures.append(slots.strips([(walk.read, f"steps/{walk.attention}_residual.entered/0")]))
     return step(
         1,
         "Embedding plus position" if walk.positions in ("sinusoids", "learned") else "Embedding",
@@ -104,9 +109,9 @@ def _projections(slots: Slots, walk: Walkthrough) -> str:
         for letter in "QKV"
     ]
     told = " Queries and keys are turned by their positions, so that q·k knows how far apart two words are." * turned
-    query = [(f"q({word_label(walk.words, walk.query)})", "steps/self_attention.queries/#/0")]
+    query = [(f"q({_asking(walk)})", f"steps/{walk.attention}.queries/#/0")]
     each = {
-        name: [(f"{name[0]}({label})", f"steps/self_attention.{name}/#/{place}") for label, place in _pieces(walk)]
+        name: [(f"{name[0]}({label})", f"steps/{walk.attention}.{name}/#/{place}") for label, place in _pieces(walk)]
         for name in ("keys", "values")
     }
     return step(
@@ -186,14 +191,14 @@ def _mixed(slots: Slots, walk: Walkthrough) -> str:
         (f"{slots.number(f'weights/#/{number}')} · v({word_label(walk.words, number)})", f"weighted_values/#/{number}")
         for number in range(len(walk.words))
     ]
-    scale = slots.scale([f"steps/self_attention.values/#/{place}" for _, place in _pieces(walk)])
+    scale = slots.scale([f"steps/{walk.attention}.values/#/{place}" for _, place in _pieces(walk)])
     return step(
         6,
         "Weighted sum of the values",
         "mixed = Σ weight · v",
         slots.text("filled/#/mixed"),
         "Each value, faded by its weight (same colour scale as the values above). Their sum is what this head found.",
-        slots.strips([*rows, ("<b>mixed</b>", "steps/self_attention.mixed/#/0")], scale=scale),
+        slots.strips([*rows, ("<b>mixed</b>", f"steps/{walk.attention}.mixed/#/0")], scale=scale),
     )
 
 
@@ -218,11 +223,11 @@ def _heads(slots: Slots, walk: Walkthrough) -> str:
 
 
 def _concatenation(slots: Slots, walk: Walkthrough) -> str:
-    scale = slots.scale(["steps/self_attention.mixed/#/0"])
+    scale = slots.scale([f"steps/{walk.attention}.mixed/#/0"])
     rows = [
         [
             f'<label for="head-{head}">head {head}</label>',
-            slots.strip(f"steps/self_attention.mixed/{head}/0", f"mixed values of head {head}", scale),
+            slots.strip(f"steps/{walk.attention}.mixed/{head}/0", f"mixed values of head {head}", scale),
             slots.number(f"share_lengths/{head}"),
             f"{slots.number(f'share_parts/{head}', 0)} %",
         ]
@@ -232,8 +237,8 @@ def _concatenation(slots: Slots, walk: Walkthrough) -> str:
         rows.append(["bias", "", "", f"{slots.number('bias_part', 0)} %"])
     bias = " + b<sub>O</sub>" * walk.biases["output"]
     shares = [
-        (f"share of head {slots.head_name()}", "steps/self_attention.heads/#/0"),
-        ("<b>attention</b>", "steps/self_attention.output/0"),
+        (f"share of head {slots.head_name()}", f"steps/{walk.attention}.heads/#/0"),
+        ("<b>attention</b>", f"steps/{walk.attention}.output/0"),
     ]
     return step(
         8,
@@ -248,13 +253,13 @@ def _concatenation(slots: Slots, walk: Walkthrough) -> str:
 
 
 def _add_and_norm(slots: Slots, walk: Walkthrough, number: int, what: str, part: str) -> str:
-    before = "entering" if part == "self_attention" else "steps/self_attention_residual.output/0"
+    before = "entering" if part == walk.attention else f"steps/{walk.before_feed_forward}.output/0"
     added, output = f"steps/{part}_residual.added/0", f"steps/{part}_residual.output/0"
     rows = [("x", before), (what, f"steps/{part}.output/0"), (f"x + {what}", added)]
     filled = _first_values(slots, [path for _, path in rows])
     if walk.norm_first:
         figures = [slots.strips(rows)]
-        if part == "self_attention":
+        if part == walk.attention:
             figures.append("<p>The next step reads its norm:</p>")
             figures.append(slots.strips([(walk.read, "steps/feed_forward_residual.entered/0")]))
         note = "What was found is added to what was there. In this model the norm comes before each part instead."
@@ -292,9 +297,14 @@ def _feed_forward(slots: Slots, walk: Walkthrough) -> str:
 def numbers_of(walk: Walkthrough) -> dict[str, Any]:
     """What the slots show: the walkthrough's own numbers under their own names, and what follows from them."""
     found = walk.to_dict()
-    steps = {name: value for name, value in found["steps"].items() if name not in _UNUSED}
+    other = {"self_attention": "cross_attention.", "cross_attention": "self_attention."}[walk.attention]
+    steps = {
+        name: value
+        for name, value in found["steps"].items()
+        if name != "output" and not name.endswith(_UNUSED) and not name.startswith(other)
+    }
     queries, keys, values, weights, heads, output = (
-        walk.steps[f"self_attention.{name}"] for name in ("queries", "keys", "values", "weights", "heads", "output")
+        walk.steps[f"{walk.attention}.{name}"] for name in ("queries", "keys", "values", "weights", "heads", "output")
     )
     exponentials = (walk.scaled_scores - walk.scaled_scores.amax(dim=-1, keepdim=True)).exp()
     mixed = [weights[:, :, list(word.places)] @ values[:, list(word.places)] for word in walk.words]
@@ -309,7 +319,7 @@ def numbers_of(walk: Walkthrough) -> dict[str, Any]:
         "bias_part": 100 * (1 - parts.sum()),
     }
     vectors = {
-        "entering": (walk.steps["self_attention_residual.added"] - output)[0],
+        "entering": (walk.steps[f"{walk.attention}_residual.added"] - output)[0],
         "products": queries * keys,
         "weighted_values": torch.cat(mixed, dim=1),
     }
@@ -326,9 +336,9 @@ def numbers_of(walk: Walkthrough) -> dict[str, Any]:
 
 def _filled(walk: Walkthrough, head: int) -> dict[str, str]:
     """The formulas of one head with its numbers in them, for the word it looks at most."""
-    asked, keys = walk.steps["self_attention.queries"][head, 0], walk.steps["self_attention.keys"][head]
-    values, mixed = walk.steps["self_attention.values"][head], walk.steps["self_attention.mixed"][head, 0]
-    weights = walk.steps["self_attention.weights"][head, 0]
+    asked, keys = walk.steps[f"{walk.attention}.queries"][head, 0], walk.steps[f"{walk.attention}.keys"][head]
+    values, mixed = walk.steps[f"{walk.attention}.values"][head], walk.steps[f"{walk.attention}.mixed"][head, 0]
+    weights = walk.steps[f"{walk.attention}.weights"][head, 0]
     best = int(walk.weights[head].argmax())
     word = walk.words[best].text
     piece = max(walk.words[best].places, key=lambda place: float(weights[place]))
@@ -351,7 +361,7 @@ def _filled(walk: Walkthrough, head: int) -> dict[str, str]:
 
 def _scored(walk: Walkthrough, head: int, place: int) -> str:
     """The formula of one score with its numbers."""
-    added = walk.steps.get("self_attention.added_scores")
+    added = walk.steps.get(f"{walk.attention}.added_scores")
     distance = "" if added is None else fixed(float(added[head, 0, place]))
     return walk.score(fixed(float(walk.scores[head, place])), distance)
 

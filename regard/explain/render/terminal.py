@@ -61,10 +61,10 @@ def _answers(texts: Sequence[str], answers: Sequence[str]) -> RenderableType:
 
 
 def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
-    steps, head, name = walk.steps, walk.head, walk.words[walk.query].text
+    steps, head, name = walk.steps, walk.head, walk.word.text
     head_width = walk.head_width
     side, _, layer = walk.place.split(".")
-    head_line = f'The complete process for one query: "{name}" in "{text}", {side} layer {layer}'
+    head_line = f'The complete process for one query: "{name}" in "{text}", {side} layer {layer}{walk.looking}'
     counted = f"(layers and heads count from 0; head {head} in detail; each line of numbers shows its first {_SHOWN})"
     joined = [word for word in walk.words if len(word.pieces) > 1]
     parts: list[RenderableType] = [Text(), Text(head_line, style="bold underline"), Text(counted, style="dim")]
@@ -72,21 +72,22 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
         cut = ", ".join("·".join(word.pieces) for word in joined)
         rule = f"(cut in pieces: {cut}. Weights of a word's pieces add up; its score is their log-sum-exp)"
         parts.append(Text(rule, style="dim"))
-    if len(walk.words[walk.query].pieces) > 1:
+    if len(walk.word.pieces) > 1:
         parts.append(Text(f'(the query is the piece "{walk.asking}")', style="dim"))
 
     before, after = walk.embedding_formula
     plain = walk.positions not in ("sinusoids", "learned")
     parts += _step(1, "Embedding" if plain else "Embedding plus position", f"{before}{name}{after}")
     parts.append(_vectors(*((label, walk.embedding[key][0]) for label, key in walk.embedding_rows)))
-    if layer != "0":
-        parts.append(_vectors((f"x, entering layer {layer}", walk.entering)))
+    if layer != "0" or walk.attention == "cross_attention":
+        after = f"layer {layer}" if walk.attention == "self_attention" else f"the cross-attention of layer {layer}"
+        parts.append(_vectors((f"x, entering {after}", walk.entering)))
     read = walk.read
     if walk.norm_first:
-        parts.append(_vectors((read, steps["self_attention_residual.entered"][0])))
+        parts.append(_vectors((read, steps[f"{walk.attention}_residual.entered"][0])))
     parts += _step(2, f"Query, keys, values of head {head}", f"q, k, v = {read} · W_Q, W_K, W_V   ({head_width} wide)")
-    keys, values = steps["self_attention.keys"][head], steps["self_attention.values"][head]
-    rows = [(f"q({name})", steps["self_attention.queries"][head, 0])]
+    keys, values = steps[f"{walk.attention}.keys"][head], steps[f"{walk.attention}.values"][head]
+    rows = [(f"q({name})", steps[f"{walk.attention}.queries"][head, 0])]
     rows += [(f"k({word.text})", keys[list(word.places)].mean(dim=0)) for word in walk.words]
     rows += [(f"v({word.text})", values[list(word.places)].mean(dim=0)) for word in walk.words]
     parts.append(_vectors(*rows))
@@ -104,14 +105,16 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
         f"{weight:.2f} v({word.text})" for weight, word in zip(walk.weights[head].tolist(), walk.words, strict=True)
     )
     parts.append(Text(f"   mixed = {terms}"))
-    parts.append(_vectors(("mixed", steps["self_attention.mixed"][head, 0])))
+    parts.append(_vectors(("mixed", steps[f"{walk.attention}.mixed"][head, 0])))
     parts += _step(5, f"All {walk.heads} heads side by side", "weights of each, in percent")
     parts.append(_heads(walk))
     parts += _step(
         6, "Concatenate and project", f"[mixed 0 … mixed {walk.heads - 1}] W_O{' + b' * walk.biases['output']}"
     )
-    parts.append(_vectors(("attention", steps["self_attention.output"][0])))
-    parts += _add_and_norm(7, walk, "attention", "self_attention_residual")
+    parts.append(_vectors(("attention", steps[f"{walk.attention}.output"][0])))
+    parts += _add_and_norm(7, walk, "attention", f"{walk.attention}_residual")
+    if walk.attention == "self_attention" and walk.before_feed_forward != "self_attention_residual":
+        parts.append(Text("   (then this layer's cross-attention looks at the source, in the same way)"))
     activated = steps["feed_forward.activated"][0]
     active = f"gated, {len(activated)}" if walk.gated else f"{int((activated > 0).sum())} of {len(activated)} active"
     biased = walk.biases["feed_forward"]
@@ -153,7 +156,7 @@ def _add_and_norm(number: int, walk: Walkthrough, what: str, place: str) -> list
         lines = _vectors((f"x + {what}", added), ("norm", normed))
         return [*_step(number, "Add and norm", f"x = {walk.norm}(x + {what})"), lines]
     rows = [(f"x + {what}", added)]
-    if place == "self_attention_residual":
+    if place == walk.before_feed_forward:
         rows.append((walk.read, walk.steps["feed_forward_residual.entered"][0]))
     note = "norm comes before each sublayer in this model"
     return [*_step(number, "Add", f"x = x + {what}   ({note})"), _vectors(*rows)]
