@@ -7,19 +7,21 @@ token t the decoder's input is token t - 1; so row t of the map belongs to the q
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from regard.errors import RegardError
+from regard.explain.result import Block, Grid, Note, Result
 from regard.explain.trace import Trace, check_range
 from regard.explain.words import Word, join_keys, join_rows
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Result):
     """Attention of each produced word over the words of the source."""
 
+    view: ClassVar[str] = "alignment"
     source: list[Word]
     target: list[Word]
     weights: Tensor
@@ -44,9 +46,29 @@ class Alignment:
         """The links as alignment tools write them: `0-0 1-2 2-1`, source first, words counted from 0."""
         return " ".join(f"{source}-{target}" for source, target in self.links())
 
+    @property
+    def title(self) -> str:
+        text = " ".join(word.text for word in self.source if word.number is not None)
+        return f'Cross-attention: where each produced word looked in "{text}"'
+
+    def blocks(self) -> list[Block]:
+        """The weights with the links framed, and the links."""
+        heads = "the mean of all heads" if self.head is None else f"head {self.head}"
+        links = set(self.links())
+        framed = {
+            (row, column)
+            for row, target in enumerate(self.target)
+            for column, source in enumerate(self.source)
+            if (source.number, target.number) in links
+        }
+        caption = f"decoder layer {self.layer}, {heads}: rows are produced words, each sums to 1; framed: its link"
+        names = [word.text for word in self.target], [word.text for word in self.source]
+        grid = Grid(caption, *names, self.weights.tolist(), framed=frozenset(framed))
+        return [grid, Note(f"as links (text-produced, counted from 0): {self.pharaoh()}")]
+
     def to_dict(self) -> dict[str, Any]:
         return {
-            "view": "alignment",
+            "view": self.view,
             "source": [word.text for word in self.source],
             "target": [word.text for word in self.target],
             "weights": self.weights.tolist(),

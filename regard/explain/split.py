@@ -121,6 +121,41 @@ def _added(layer: Any, sublayer: str, steps: dict[str, Tensor], number: int) -> 
 
 
 @torch.no_grad()
+def split_by_token(trace: Trace, position: int, row: int = 0) -> Split:
+    """The vector of one token after the stack that reads the source, before a last norm, as a sum over tokens.
+
+    Parts: `embedding`, its own; each token of the text, by number, what attention took from it in all layers; `feed
+    forward`; `biases`, those of the norms too.
+    """
+    places = trace.stack()
+    check_layers(trace, places)
+    length = len(trace.entering(places[0], row))
+    check_range("token", position, length)
+    here = slice(position, position + 1)
+    x = trace.entering(places[0], row)
+    parts = torch.cat([x[here], x.new_zeros(length + 2, x.shape[1])])
+    for place in places:
+        layer, steps = trace.model.get_submodule(place), trace.steps(place, here, row)
+        tokens, attended = transformed(trace, f"{place}.self_attention", here, row)
+        parts[1:-2] += tokens[0]
+        parts[-1] += (attended - tokens.sum(dim=1))[0]
+        parts = _carried(layer.self_attention_residual, parts, steps["self_attention_residual.added"])
+        parts[-2] += steps["feed_forward.output"][0]
+        parts = _carried(layer.feed_forward_residual, parts, steps["feed_forward_residual.added"])
+    names = ["embedding", *(str(token) for token in range(length)), "feed forward", "biases"]
+    return Split(names, parts, trace.leaving(places[-1], row)[position])
+
+
+def _carried(residual: Any, parts: Float[Tensor, "parts width"], added: Float[Tensor, "1 width"]) -> Tensor:
+    """All parts through the norm that follows a sublayer, if one does; the last part takes its bias."""
+    if isinstance(residual, PreNorm):
+        return parts
+    carried = rescaled(residual.norm, parts, added)
+    carried[-1] += getattr(residual.norm, "bias", 0.0)
+    return carried
+
+
+@torch.no_grad()
 def transformed(
     trace: Trace, place: str, queries: slice, row: int = 0
 ) -> tuple[Float[Tensor, "queries keys width"], Float[Tensor, "queries width"]]:

@@ -69,6 +69,8 @@ class Trace:
         """How a token that the model answers reads, where a tokenizer is at hand."""
         self.spell_source: Callable[[int], str] = str
         """The same of the tokens that it reads."""
+        self.texts: list[str] | None = None
+        """The texts as they were given."""
         self.prompts: list[int] | None = None
         """Of texts that a language model went on from: how many tokens were given."""
 
@@ -114,6 +116,13 @@ class Trace:
     @property
     def stacks(self) -> list[str]:
         return list(dict.fromkeys(place.split(".")[0] for place in self.layers))
+
+    def text(self, row: int = 0) -> str:
+        """A text as it was given, or its words in a row."""
+        self._check_row(row)
+        if self.texts is not None:
+            return self.texts[row]
+        return " ".join(word.text for word in self.words(row) if word.number is not None)
 
     def words(self, row: int = 0, side: Side = "source", by_chunk: bool = False) -> list[Word]:
         """The words of one text, or what stands between blanks; tokens by number where there are no pieces."""

@@ -49,9 +49,9 @@ def save(trace: Trace, path: Path) -> None:
         "model": json.dumps(_identity(trace.model)),
         "same": json.dumps(same),
         "lengths": json.dumps(lengths),
-        "pieces": json.dumps(
-            {side: [[asdict(one) for one in row] for row in rows] for side, rows in trace.pieces.items()}
-        ),
+        "pieces": json.dumps(_plain(trace.pieces)),
+        "texts": json.dumps(trace.texts),
+        "prompts": json.dumps(trace.prompts),
     }
     with written_aside(path) as aside:
         aside.write_bytes(as_bytes({name: value.cpu().clone() for name, value in tensors.items()}, about))
@@ -77,6 +77,7 @@ def load(path: Path, model: Any = None) -> Trace:
     }
     recording = _recording(tensors, json.loads(about["same"]), json.loads(about["lengths"]))
     trace = Trace(model, recording.source, pieces=pieces, recording=recording)
+    trace.texts, trace.prompts = json.loads(about["texts"]), json.loads(about["prompts"])
     found = _kept(tensors)
     size = sum(value.numel() * value.element_size() for values in found.values() for value in values.values())
     trace.cache.bound = max(MEMORY_BOUND, size)

@@ -76,6 +76,7 @@ class LanguageModel:
             read, prompts = [self.tokenizer.pieces_of(row) for row in ids], [len(first) for first in begun]
         pieces: dict[Side, list[list[Piece]]] = {"source": read}
         trace = Trace(self.model, Sequences.of_ids(ids, self.model.device), pieces=pieces)
+        trace.texts = list(texts)
         trace.spell = trace.spell_source = self.tokenizer.spell
         trace.prompts = prompts
         return trace

@@ -100,6 +100,7 @@ class TextReader:
         """A trace over texts."""
         pieces: dict[Side, list[list[Piece]]] = {"source": [self.tokenizer.pieces(text) for text in texts]}
         trace = Trace(self.model, self._sequences(texts), pieces=pieces)
+        trace.texts = list(texts)
         trace.spell = trace.spell_source = self.tokenizer.spell
         return trace
 

@@ -74,6 +74,7 @@ class TextToText:
             "produced": [self.produced(ids) for ids in answers],
         }
         trace = Trace(self.model, Sequences.of_ids(sources), Sequences.of_ids(begun), pieces=pieces)
+        trace.texts = list(texts)
         trace.spell, trace.spell_source = self.codec.target.spell, self.codec.source.spell
         return trace
 

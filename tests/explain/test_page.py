@@ -144,7 +144,7 @@ def test_notes_equation_and_links_are_there(explanation, written):
 
 def test_one_text_has_no_comparison_and_the_page_is_small(explanation):
     alone = Explanation("m", ["a"], ["b"], explanation.walkthrough, None, explanation.alignments[:1])
-    assert "Layer by layer" not in render(alone)
+    assert "layer by layer" not in render(alone)
     assert len(render(alone)) < 400_000
 
 

@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 
 from regard import RegardError
-from regard.explain.context import Mixture
 from regard.explain.render import terminal
-from regard.explain.render.terminal import bar, sparkline
+from regard.explain.render.blocks import bar, sparkline
+from regard.explain.result import Equation
 
 TEXT = "Python executes quickly"
 
@@ -74,7 +74,7 @@ def test_a_word_in_two_texts_starts_the_same_and_parts(model):
 
 
 def test_the_equation_reads_as_in_the_notes():
-    mixture = Mixture("Python", ["Python", "crawls", "quickly"], [0.4, 0.4, 0.2])
+    mixture = Equation("", "Python", ["Python", "crawls", "quickly"], [0.4, 0.4, 0.2])
     assert str(mixture) == "e(Python) = 0.40 e(Python) + 0.40 e(crawls) + 0.20 e(quickly)"
 
 

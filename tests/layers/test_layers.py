@@ -136,7 +136,9 @@ def test_a_layer_equals_its_steps(lengths, residual):
         steps = decoder.steps(x[row], slice(None), past, memory[row])
         assert torch.allclose(steps["output"], decoded[row], atol=1e-5)
         last = slice(length - 1, length)
-        assert torch.allclose(decoder.steps(x[row], last, past[last], memory[row])["output"], decoded[row][last], atol=1e-5)
+        assert torch.allclose(
+            decoder.steps(x[row], last, past[last], memory[row])["output"], decoded[row][last], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("residual", [PostNorm, PreNorm])

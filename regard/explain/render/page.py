@@ -15,10 +15,11 @@ from importlib.resources import files
 from typing import Any
 
 from regard.explain.alignment import Alignment
-from regard.explain.context import Context, Mixture
+from regard.explain.context import Context
 from regard.explain.recurrence import Reading
-from regard.explain.render.page_parts import Slots, compact, fixed, plot, shade, table, word_label
+from regard.explain.render.page_parts import Slots, compact, table, word_label
 from regard.explain.render.page_steps import numbers_of, sections
+from regard.explain.render.result_page import section
 from regard.explain.walkthrough import Walkthrough
 
 
@@ -40,9 +41,7 @@ def page(
     else:
         data, kind = numbers_of(walkthrough), "Self-attention"
         parts = [sections(Slots(data, walkthrough.head), walkthrough, texts[0])]
-    if context is not None:
-        parts.append(_context(context))
-    parts += [_alignment(one, text, number) for number, (one, text) in enumerate(zip(alignments, texts, strict=False))]
+    parts += [section(result) for result in [*([] if context is None else [context]), *alignments]]
     style, script = _file("page.css"), _file("page.js")
     # The page may load nothing and run its own script only, whatever a text contains.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -114,63 +113,6 @@ def _numbers_of_reading(reading: Reading) -> dict[str, Any]:
     steps = {name: value.flatten().tolist() for name, value in reading.steps.items()}
     numbers = {"gates": compact(found["gates"], 4), "steps": compact(steps, 4)}
     return {"view": found["view"], "head": 0, "weights": [[1]], **numbers}
-
-
-def _context(context: Context) -> str:
-    heads = "the mean of all heads" if context.head is None else f"head {context.head}"
-    name = escape(context.word)
-    equations = "".join(
-        f"<figure><figcaption><bdi>{escape(text)}</bdi></figcaption>{_equation(one, number)}</figure>"
-        for number, (text, one) in enumerate(zip(context.texts, context.mixtures, strict=True))
-    )
-    places = ["what enters layer 0", *(f"after layer {layer}" for layer in range(len(context.cosines) - 1))]
-    if context.norm_last:
-        places[-1] += ", through the last norm"
-    others = range(1, len(context.texts))
-    columns = [f"{kind}, text {other + 1}" for other in others for kind in ("cosine", "distance")]
-    rows = [
-        [place, *(cell for other in others for cell in (fixed(float(cosine[other]), 3), fixed(float(apart[other]))))]
-        for place, cosine, apart in zip(places, context.cosines[:, 0], context.distances[:, 0], strict=True)
-    ]
-    listed = "".join(f"<li><bdi>{escape(text)}</bdi></li>" for text in context.texts)
-    cosines = [(f"text {other + 1}", context.cosines[:, 0, other].tolist()) for other in others]
-    distances = [(f"text {other + 1}", context.distances[:, 0, other].tolist()) for other in others]
-    return f"""<section class="wide"><h2><q>{name}</q> in each text</h2>
-<p class="lead">What the word's new embedding is mixed from: {heads} of {context.side} layer {context.layer};
-e(x) is the value of x.</p>{equations}
-<h3>Layer by layer: <q>{name}</q> in text 1 and in the others</h3>
-<ol class="texts">{listed}</ol>
-<p>The same word starts from the same embedding (only its position may differ); each layer mixes in what stands
-around it.{" The last vectors have gone through the norm that ends the {context.side}." * context.norm_last}</p>
-<div class="plots">{plot("cosine", cosines)}{plot("distance", distances)}</div>
-{table(["", *columns], rows, "Cosine and Euclidean distance to the word's vector in text 1", "layers")}</section>"""
-
-
-def _equation(mixture: Mixture, text: int) -> str:
-    """e(Python) = 0.41 e(Python) + ..., each term as strongly coloured as its weight."""
-    terms = " + ".join(
-        f'<span class="term" data-word="{text}.{place}" style="--share:{weight:.3f}">'
-        f"{fixed(weight)}&nbsp;e({escape(word)})</span>"
-        for place, (word, weight) in enumerate(zip(mixture.words, mixture.weights, strict=True))
-    )
-    return f'<p class="equation">e({escape(mixture.word)}) = {terms}</p>'
-
-
-def _alignment(one: Alignment, text: str, number: int) -> str:
-    heads = "the mean of all heads" if one.head is None else f"head {one.head}"
-    links = set(one.links())
-    rows = []
-    for word, weights in zip(one.target, one.weights.tolist(), strict=True):
-        linked = [(source.number, word.number) in links for source in one.source]
-        cells = (shade(weight, link) for weight, link in zip(weights, linked, strict=True))
-        rows.append([f"<bdi>{escape(word.text)}</bdi>", *cells])
-    head = ["produced", *(word_label(one.source, place, number) for place in range(len(one.source)))]
-    return f"""<section class="wide">
-<h2>Cross-attention: where each produced word looked in <q><bdi>{escape(text)}</bdi></q></h2>
-<p class="lead">Decoder layer {one.layer}, {heads}. Rows are produced words, columns words of the text; each row sums
-to 1. Framed: the link of each word.</p>
-{table(head, rows, f"Attention of each produced word over the words of text {number + 1}", "heat")}
-<p>As links (text&ndash;produced, counted from 0): <code>{escape(one.pharaoh())}</code></p></section>"""
 
 
 def _file(name: str) -> str:

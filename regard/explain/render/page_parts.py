@@ -114,37 +114,6 @@ def chip(label: str, number: str) -> str:
     return f"<li>{label} {number}</li>"
 
 
-def plot(kind: str, lines: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """A small line plot over the layers; the numbers stand in the table below it."""
-    width, height, left, top = 300, 120, 38, 10
-    values = [value for _, line in lines for value in line]
-    low, high = (min(values), 1.0) if kind == "cosine" else (0.0, max(values))
-    low, high = (low, high) if high - low > 1e-6 else (low - 0.5, low + 0.5)
-    count = max(len(line) for _, line in lines)
-    across = [left + width * place / max(1, count - 1) for place in range(count)]
-    ticks = "".join(
-        f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y}" y2="{y}"/>'
-        f'<text x="{left - 5}" y="{y + 3.5}" text-anchor="end">{fixed(value, 3 if kind == "cosine" else 2)}</text>'
-        for value, y in ((high, top), ((low + high) / 2, top + height / 2), (low, top + height))
-    )
-    ticks += "".join(
-        f'<text x="{x:.0f}" y="{top + height + 15}" text-anchor="middle">{"start" if place == 0 else place - 1}</text>'
-        for place, x in enumerate(across)
-    )
-    drawn = ""
-    for number, (name, line) in enumerate(lines):
-        points = [(x, top + height * (high - value) / (high - low)) for x, value in zip(across, line, strict=True)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
-        end = f'<text x="{points[-1][0] + 7:.0f}" y="{points[-1][1] + 4:.0f}">{name}</text>'
-        drawn += f'<g class="line line-{number % 4}"><polyline points="{path}"/>{dots}{end}</g>'
-    return (
-        f'<svg class="plot" viewBox="0 0 {left + width + 52} {top + height + 34}" role="img" '
-        f'aria-label="{kind} layer by layer; the table below has the numbers">{ticks}{drawn}'
-        f'<text x="{left + width / 2:.0f}" y="{top + height + 30}" text-anchor="middle">{kind} after layer</text></svg>'
-    )
-
-
 def fixed(number: int | float, digits: int = 2) -> str:
     """A number with a true minus sign, and none before zero."""
     return f"{number:z.{digits}f}".replace("-", MINUS)

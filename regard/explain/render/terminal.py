@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,12 +14,12 @@ from torch import Tensor
 from regard.explain.alignment import Alignment
 from regard.explain.context import Context
 from regard.explain.recurrence import Reading
+from regard.explain.render import blocks
+from regard.explain.render.blocks import bar, sparkline
 from regard.explain.walkthrough import Walkthrough
 
 _BAR = 24
 _SHOWN = 6
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
-_LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def explanation(
@@ -32,25 +32,9 @@ def explanation(
     """Everything `regard explain` prints, top to bottom."""
     parts: list[RenderableType] = [_answers(texts, answers)] if any(answers) else []
     parts += _reading(walkthrough) if isinstance(walkthrough, Reading) else _walkthrough(walkthrough, texts[0])
-    if context is not None:
-        parts += _context(context)
-    for text, one in zip(texts, alignments, strict=False):
-        parts += _alignment(one, text)
+    for result in [*([] if context is None else [context]), *alignments]:
+        parts += [Text(), *blocks.terminal(result)]
     return Group(*parts)
-
-
-def bar(share: float, width: int = _BAR) -> str:
-    """A bar of `width` cells for a share of 0 to 1, to an eighth of a cell."""
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
-    return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
-
-
-def sparkline(values: Iterable[float]) -> str:
-    """One block a value, from the smallest to the largest."""
-    numbers = list(values)
-    low, high = min(numbers), max(numbers)
-    span = (high - low) or 1.0
-    return "".join(_LEVELS[int((number - low) / span * (len(_LEVELS) - 1))] for number in numbers)
 
 
 def _answers(texts: Sequence[str], answers: Sequence[str]) -> RenderableType:
@@ -168,7 +152,7 @@ def _scores(walk: Walkthrough) -> Table:
         dots = " ".join(f"{value:.2f}" for value in walk.scores[walk.head, list(word.places)].tolist())
         weight = float(walk.weights[walk.head, number])
         scaled = float(walk.scaled_scores[walk.head, number])
-        table.add_row(Text(word.text), dots, f"{scaled:.2f}", f"{weight:.3f}", Text(bar(weight), style="cyan"))
+        table.add_row(Text(word.text), dots, f"{scaled:.2f}", f"{weight:.3f}", Text(bar(weight, _BAR), style="cyan"))
     return table
 
 
@@ -178,44 +162,6 @@ def _heads(walk: Walkthrough) -> Table:
         shares = [*walk.weights[:, number].tolist(), float(walk.weights[:, number].mean())]
         table.add_row(Text(word.text), *(Text(f"{100 * share:.0f}", style=_shade(share)) for share in shares))
     return table
-
-
-def _context(context: Context) -> list[RenderableType]:
-    title = f'"{context.word}" in each text: what its new embedding is mixed from'
-    heads = "the mean of all heads" if context.head is None else f"head {context.head}"
-    parts: list[RenderableType] = [Text(), Text(title, style="bold underline")]
-    place = f"{context.side} layer {context.layer}"
-    parts.append(Text(f"(weights of {place}, {heads}; e(x) is the value of x)", style="dim"))
-    parts += [Text(f"   {mixture}") for mixture in context.mixtures]
-    first, *others = context.texts
-    for number, other in enumerate(others, start=1):
-        parts += [Text(), Text(f'"{context.word}" in "{first}" and in "{other}", layer by layer', style="bold")]
-        table = _table("after", "cosine", "distance", "")
-        farthest = float(context.distances.max()) or 1.0
-        for layer, (cosine, distance) in enumerate(
-            zip(context.cosines[:, 0, number].tolist(), context.distances[:, 0, number].tolist(), strict=True)
-        ):
-            place = "what enters layer 0" if layer == 0 else f"{context.side} layer {layer - 1}"
-            place += ", last norm" if context.norm_last and layer == len(context.cosines) - 1 else ""
-            table.add_row(place, f"{cosine:.3f}", f"{distance:.2f}", Text(bar(distance / farthest), style="cyan"))
-        parts.append(table)
-    return parts
-
-
-def _alignment(one: Alignment, text: str) -> list[RenderableType]:
-    heads = "the mean of all heads" if one.head is None else f"head {one.head}"
-    title = Text(f'Cross-attention: where each produced word looked in "{text}"', style="bold underline")
-    table = _table("produced", "looked at (share of its attention)")
-    for row, word in enumerate(one.target):
-        shares = one.weights[row]
-        order = shares.argsort(descending=True).tolist()[:3]
-        looks = Text("   ").join(
-            Text.assemble(one.source[place].text, " ", (f"{float(shares[place]):.2f}", _shade(float(shares[place]))))
-            for place in order
-        )
-        table.add_row(Text(word.text), looks)
-    note = Text(f"(decoder layer {one.layer}, {heads})", style="dim")
-    return [Text(), title, note, table, Text(f"   as links: {one.pharaoh()}", style="dim")]
 
 
 def _step(number: int, title: str, formula: str) -> list[RenderableType]:
