@@ -34,7 +34,7 @@ LIGHT = TerminalTheme(
 def main() -> None:
     found = regard.load().explain(*TEXTS)
     console = Console(record=True, width=124, file=io.StringIO(), highlight=False)
-    console.print(terminal.explanation(found.texts, found.answers, found.walkthrough, found.context, found.alignments))
+    console.print(terminal.explanation(found.texts, found.answers, found.results))
     drawn = console.export_svg(title=COMMAND, theme=LIGHT)
     # No fonts from elsewhere: the picture needs nothing but itself.
     drawn = re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code", "monospace")

@@ -7,14 +7,15 @@ project; add and norm; feed-forward; add and norm. The last line holds the resul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import RegardError
+from regard.explain.result import Block, Grid, Note, Result, Table, numbered
 from regard.explain.split import check_layers
 from regard.explain.trace import Kind, Trace, check_range
 from regard.explain.words import Word, find_word, join_keys, join_scores
@@ -31,9 +32,11 @@ _KINDS: dict[type, Positions] = {
 
 
 @dataclass(frozen=True)
-class Walkthrough:
+class Walkthrough(Result):
     """One query's way through one layer. Numbers over keys are joined to words (see regard.explain.words)."""
 
+    view: ClassVar[str] = "walkthrough"
+    text: str
     place: str
     """The layer, e.g. `encoder.layers.0`."""
     attention: Literal["self_attention", "cross_attention"]
@@ -74,6 +77,35 @@ class Walkthrough:
     """The residual stream of this query as it enters the layer: (width,)."""
     difference: float
     """Largest difference between this walk's result and the model's own fast run."""
+
+    @property
+    def title(self) -> str:
+        side, _, layer = self.place.split(".")
+        return f'"{self.word.text}" in "{self.text}", {side} layer {layer}{self.looking}'
+
+    def blocks(self) -> list[Block]:
+        """The weights of all heads, and the chosen head's numbers."""
+        names = numbered([word.text for word in self.words])
+        heads = [f"head {head}" for head in range(self.heads)]
+        rows: list[list[Any]] = [
+            [name, float(score), float(weight)]
+            for name, score, weight in zip(names, self.scaled_scores[self.head], self.weights[self.head], strict=True)
+        ]
+        table = Table(f"head {self.head}: {self.score()}, softmax", ["word", "score", "weight"], rows,
+                      shares=frozenset({"weight"}), digits=3)  # fmt: skip
+        proof = f"this walk against the model's own fast run: largest difference {self.difference:.1e}"
+        return [Grid("weights", heads, names, self.weights.tolist()), table, Note(proof, holds=self.difference < 1e-4)]
+
+    def to_html(self, name: str = "regard") -> str:
+        """The page on which every head and number can be looked at."""
+        from regard.explain.render.page import page
+
+        return page(name, [self.text], [""], [self])
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from regard.explain.render.terminal import walkthrough
+
+        yield from walkthrough(self)
 
     @property
     def before_feed_forward(self) -> str:
@@ -141,7 +173,7 @@ class Walkthrough:
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers."""
         return {
-            "view": "walkthrough",
+            "view": self.view,
             "place": self.place,
             "attention": self.attention,
             "query": self.word.text,
@@ -194,6 +226,7 @@ def walk(
     begins = "decoder.embedding" if causal and trace.target is not None else trace.places[0]
     entering = steps["self_attention_residual.output"][0] if kind == "cross" else trace.entering(place, row)[piece]
     return Walkthrough(
+        text=trace.text(row),
         place=place,
         attention=attention,
         words=words,

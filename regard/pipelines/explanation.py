@@ -9,6 +9,7 @@ from regard.errors import RegardError
 from regard.explain.alignment import Alignment
 from regard.explain.context import Context, compare
 from regard.explain.recurrence import Reading, read
+from regard.explain.result import Result
 from regard.explain.trace import Trace
 from regard.explain.walkthrough import Walkthrough, walk, walked_layers
 
@@ -24,6 +25,11 @@ class Explanation:
     context: Context | None
     """None for a single text, and where there is no attention."""
     alignments: list[Alignment] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[Result]:
+        """All of them, in the order in which they are shown."""
+        return [self.walkthrough, *([] if self.context is None else [self.context]), *self.alignments]
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -41,7 +47,7 @@ def explain_traced(
     trace: Trace,
     texts: Sequence[str],
     answers: Sequence[str],
-    query: str | None = None,
+    query: str | int | None = None,
     layer: int = 0,
     head: int | None = None,
 ) -> Explanation:
@@ -50,8 +56,10 @@ def explain_traced(
         if head is not None:
             raise RegardError(f"{name} has no attention heads: leave --head out")
         return Explanation(name, list(texts), list(answers), read(trace, query, layer), None)
+    if len(texts) > 1 and isinstance(query, int):
+        raise RegardError("a position is asked for in one text: with several, name a word that they share")
     context = None
     if len(texts) > 1:
-        context = compare(trace, texts, query, layer, head)
+        context = compare(trace, texts, None if query is None else str(query), layer, head)
         query = context.word
     return Explanation(name, list(texts), list(answers), walk(trace, query, layer, head), context)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from regard.errors import RegardError
+from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
+from regard.explain.views import ask, options_of
 from regard.generation.search import Hypothesis, Search, search
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
@@ -65,6 +67,19 @@ class LanguageModel:
             raise RegardError("perplexity needs a text of two tokens or more")
         return math.exp(-sum(found) / len(found))
 
+    def answers(self, texts: Sequence[str]) -> list[str]:
+        """What stands beside each text in an explanation: how the model goes on."""
+        found = self.hypotheses(texts, tokens=12)
+        return [self.continuation(text, one[0].tokens) for text, one in zip(texts, found, strict=True)]
+
+    def ask(self, views: Sequence[str], *texts: str, **options: Any) -> list[Result]:
+        """Ask views by name (`regard explain --list`), each with the options that it takes.
+
+        The generation view goes on from the texts, by `tokens` (20).
+        """
+        tokens = options.pop("tokens", 20 if "generation" in views else 0)
+        return ask(self.trace(texts, tokens), views, options_of(options))
+
     def trace(self, texts: Sequence[str], tokens: int = 0) -> Trace:
         """A trace over texts as they are or, with `tokens`, over them and what the model writes after them."""
         ids = [self.check(text) for text in texts]
@@ -81,7 +96,9 @@ class LanguageModel:
         trace.prompts = prompts
         return trace
 
-    def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
+    def explain(
+        self, *texts: str, query: str | int | None = None, layer: int = 0, head: int | None = None
+    ) -> Explanation:
         """The complete process for one word of the first text; with several texts also a word's context in each.
 
         What the model would write next stands beside the texts as their answers.
@@ -89,11 +106,7 @@ class LanguageModel:
         if not texts:
             raise RegardError("give at least one text to explain")
         trace = self.trace(texts)
-        answers = [
-            self.continuation(text, one[0].tokens)
-            for text, one in zip(texts, self.hypotheses(texts, tokens=12), strict=True)
-        ]
-        return explain_traced(self.name, trace, texts, answers, query, layer, head)
+        return explain_traced(self.name, trace, texts, self.answers(texts), query, layer, head)
 
     @property
     def limit(self) -> int | None:

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import RegardError
+from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
+from regard.explain.views import ask, options_of
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
 from regard.models.base import Model
@@ -96,6 +98,10 @@ class TextReader:
             return ["" for _ in texts]
         return [self._filled(text, name) if name in text else "" for text in texts]
 
+    def ask(self, views: Sequence[str], *texts: str, **options: Any) -> list[Result]:
+        """Ask views by name (`regard explain --list`), each with the options that it takes."""
+        return ask(self.trace(texts), views, options_of(options))
+
     def trace(self, texts: Sequence[str]) -> Trace:
         """A trace over texts."""
         pieces: dict[Side, list[list[Piece]]] = {"source": [self.tokenizer.pieces(text) for text in texts]}
@@ -104,7 +110,9 @@ class TextReader:
         trace.spell = trace.spell_source = self.tokenizer.spell
         return trace
 
-    def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
+    def explain(
+        self, *texts: str, query: str | int | None = None, layer: int = 0, head: int | None = None
+    ) -> Explanation:
         """The complete process for one word of the first text; with several texts also a word's context in each."""
         if not texts:
             raise RegardError("give at least one text to explain")

@@ -8,9 +8,11 @@ from typing import Any
 
 from regard.errors import RegardError
 from regard.explain.alignment import Alignment, align
+from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
+from regard.explain.views import ask, options_of
 from regard.generation.answers import answer
-from regard.generation.search import Hypothesis, Search
+from regard.generation.search import Going, Hypothesis, Search, search
 from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec, Piece
 from regard.models.base import Model
@@ -62,6 +64,23 @@ class TextToText:
             raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {limit} that {self.name} accepts")
         return ids
 
+    def answers(self, texts: Sequence[str]) -> list[str]:
+        """What stands beside each text in an explanation: its translation."""
+        return self.translate(texts)
+
+    def ask(self, views: Sequence[str], *texts: str, **options: Any) -> list[Result]:
+        """Ask views by name (`regard explain --list`), each with the options that it takes.
+
+        With `beams` the generation view shows the beam as a tree.
+        """
+        beams = options.pop("beams", 1)
+        seen: list[Going] = []
+        if beams > 1:
+            source = Sequences.of_ids([self.check(text) for text in texts])
+            found = search(self.model, source, self.search(beams, 0.6), seen)
+            return ask(self.trace(texts, [one[0].tokens for one in found]), views, options_of(options, seen=seen))
+        return ask(self.trace(texts), views, options_of(options))
+
     def trace(self, texts: Sequence[str], answers: Sequence[Sequence[int]] | None = None) -> Trace:
         """A trace over source texts and what the model answers to them (or other target ids, without the end)."""
         sources = [self.check(text) for text in texts]
@@ -78,7 +97,9 @@ class TextToText:
         trace.spell, trace.spell_source = self.codec.target.spell, self.codec.source.spell
         return trace
 
-    def explain(self, *texts: str, query: str | None = None, layer: int = 0, head: int | None = None) -> Explanation:
+    def explain(
+        self, *texts: str, query: str | int | None = None, layer: int = 0, head: int | None = None
+    ) -> Explanation:
         """The complete process for one query of the first text; with several texts also a word's context in each.
 
         `query`: a word of the texts, by default the first that all of them have; layers and heads count from 0.

@@ -44,7 +44,7 @@ def written(explanation) -> str:
 
 
 def render(one: Explanation) -> str:
-    return page(one.model, one.texts, one.answers, one.walkthrough, one.context, one.alignments)
+    return page(one.model, one.texts, one.answers, one.results)
 
 
 def test_every_tag_is_closed_and_ids_are_unique(written):

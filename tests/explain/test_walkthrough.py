@@ -111,7 +111,7 @@ STEPS = [
 def test_the_terminal_shows_every_step_and_the_proof(model):
     found = model.explain(TEXT, "Python crawls quickly")
     console = Console(width=160, file=io.StringIO())
-    console.print(terminal.explanation(found.texts, found.answers, found.walkthrough, found.context, found.alignments))
+    console.print(terminal.explanation(found.texts, found.answers, found.results))
     text = console.file.getvalue()
     assert [title for title in STEPS if title not in text] == []
 

@@ -14,39 +14,35 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from regard.explain.alignment import Alignment
-from regard.explain.context import Context
 from regard.explain.recurrence import Reading
 from regard.explain.render.page_parts import Slots, compact, table, word_label
 from regard.explain.render.page_steps import numbers_of, sections
 from regard.explain.render.result_page import section
+from regard.explain.result import Result
 from regard.explain.walkthrough import Walkthrough
 
 
-def page(
-    title: str,
-    texts: Sequence[str],
-    answers: Sequence[str],
-    walkthrough: Walkthrough | Reading,
-    context: Context | None,
-    alignments: Sequence[Alignment],
-) -> str:
-    """One page: the complete process for one query, the word in each text, and the cross-attention of each answer.
+def page(title: str, texts: Sequence[str], answers: Sequence[str], results: Sequence[Result]) -> str:
+    """One page of several results. `title` is the model's name.
 
-    Of a recurrent layer the gates at each word, and every value at one of them. `title` is the model's name.
+    The complete process for one query (one of them at most) can be played with; a recurrent layer shows its gates at
+    each word and every value at one of them; all other results are drawn block by block.
     """
-    if isinstance(walkthrough, Reading):
-        data, kind = _numbers_of_reading(walkthrough), "Gates"
-        parts = [_reading(Slots(data, 0), walkthrough, texts[0])]
-    else:
-        data, kind = numbers_of(walkthrough), "Self-attention"
-        parts = [sections(Slots(data, walkthrough.head), walkthrough, texts[0])]
-    parts += [section(result) for result in [*([] if context is None else [context]), *alignments]]
+    data, kind, parts = None, " · ".join(dict.fromkeys(result.view for result in results)), []
+    for result in results:
+        if data is None and isinstance(result, Reading):
+            data, kind = _numbers_of_reading(result), "Gates"
+            parts.append(_reading(Slots(data, 0), result, result.text))
+        elif data is None and isinstance(result, Walkthrough):
+            data, kind = numbers_of(result), "Attention" if result.looking else "Self-attention"
+            parts.append(sections(Slots(data, result.head), result, result.text))
+        else:
+            parts.append(section(result))
     style, script = _file("page.css"), _file("page.js")
     # The page may load nothing and run its own script only, whatever a text contains.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
-    packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    packed = json.dumps(data or {}, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -11,29 +11,20 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from regard.explain.alignment import Alignment
-from regard.explain.context import Context
 from regard.explain.recurrence import Reading
-from regard.explain.render import blocks
 from regard.explain.render.blocks import bar, sparkline
+from regard.explain.result import Result
 from regard.explain.walkthrough import Walkthrough
 
 _BAR = 24
 _SHOWN = 6
 
 
-def explanation(
-    texts: Sequence[str],
-    answers: Sequence[str],
-    walkthrough: Walkthrough | Reading,
-    context: Context | None,
-    alignments: Sequence[Alignment],
-) -> Group:
+def explanation(texts: Sequence[str], answers: Sequence[str], results: Sequence[Result]) -> Group:
     """Everything `regard explain` prints, top to bottom."""
     parts: list[RenderableType] = [_answers(texts, answers)] if any(answers) else []
-    parts += _reading(walkthrough) if isinstance(walkthrough, Reading) else _walkthrough(walkthrough, texts[0])
-    for result in [*([] if context is None else [context]), *alignments]:
-        parts += [Text(), *blocks.terminal(result)]
+    for result in results:
+        parts += [Text(), result]
     return Group(*parts)
 
 
@@ -44,14 +35,15 @@ def _answers(texts: Sequence[str], answers: Sequence[str]) -> RenderableType:
     return table
 
 
-def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
+def walkthrough(walk: Walkthrough) -> list[RenderableType]:
+    """The complete process for one query, step by step."""
     steps, head, name = walk.steps, walk.head, walk.word.text
     head_width = walk.head_width
     side, _, layer = walk.place.split(".")
-    head_line = f'The complete process for one query: "{name}" in "{text}", {side} layer {layer}{walk.looking}'
+    head_line = f'The complete process for one query: "{name}" in "{walk.text}", {side} layer {layer}{walk.looking}'
     counted = f"(layers and heads count from 0; head {head} in detail; each line of numbers shows its first {_SHOWN})"
     joined = [word for word in walk.words if len(word.pieces) > 1]
-    parts: list[RenderableType] = [Text(), Text(head_line, style="bold underline"), Text(counted, style="dim")]
+    parts: list[RenderableType] = [Text(head_line, style="bold underline"), Text(counted, style="dim")]
     if joined:
         cut = ", ".join("·".join(word.pieces) for word in joined)
         rule = f"(cut in pieces: {cut}. Weights of a word's pieces add up; its score is their log-sum-exp)"
@@ -110,22 +102,21 @@ def _walkthrough(walk: Walkthrough, text: str) -> list[RenderableType]:
     return [*parts, Text(), _proof(walk.difference)]
 
 
-def _reading(reading: Reading) -> list[RenderableType]:
+def reading(found: Reading) -> list[RenderableType]:
     """A recurrent layer: how far each gate stands open at each word, then every value at one of them."""
-    name = reading.words[reading.query].text
+    name = found.words[found.query].text
     parts: list[RenderableType] = [
-        Text(),
-        Text(f"How {reading.place} reads the text, word by word", style="bold underline"),
+        Text(f"How {found.place} reads the text, word by word", style="bold underline"),
         Text("(mean of each gate over its units: 0 shut, 1 open)", style="dim"),
     ]
-    table = _table("word", *(column for gate in reading.gates for column in (gate.replace("_", " "), "")))
-    for number, word in enumerate(reading.words):
-        shares = [float(values[number]) for values in reading.gates.values()]
+    table = _table("word", *(column for gate in found.gates for column in (gate.replace("_", " "), "")))
+    for number, word in enumerate(found.words):
+        shares = [float(values[number]) for values in found.gates.values()]
         cells = [cell for share in shares for cell in (f"{share:.2f}", Text(bar(share, 10), style="cyan"))]
-        table.add_row(Text(word.text, style="bold" if number == reading.query else ""), *cells)
+        table.add_row(Text(word.text, style="bold" if number == found.query else ""), *cells)
     parts += [table, Text(), Text(f'Every value at "{name}"', style="bold")]
-    parts.append(_vectors(*((value.replace("_", " "), numbers) for value, numbers in reading.steps.items())))
-    return [*parts, Text(), _proof(reading.difference)]
+    parts.append(_vectors(*((value.replace("_", " "), numbers) for value, numbers in found.steps.items())))
+    return [*parts, Text(), _proof(found.difference)]
 
 
 def _proof(difference: float) -> Text:
