@@ -1,11 +1,11 @@
-"""Which attention head knows where the atoms of a reaction go? Every head is asked, and the best one maps the reactions.
+"""Which attention head knows where the atoms of a reaction go? All are asked, and the best one maps the reactions.
 
     pip install --no-deps rxnmapper==0.4.3      # the model: an ALBERT that learned to fill in hidden parts of reactions
     python scripts/map_reactions.py
 
 Schwaller et al. 2021, "Extraction of organic chemistry grammar from unsupervised learning of chemical reactions"
 (Science Advances 7, eabe4166) found that one head looks from each atom of a product at the atom of the reactants that
-it was, though nobody had told the model. Here that is found again from the weights alone: `reactions.smi` holds textbook
+it was, though nobody had told the model. Here it is found again from the weights: `reactions.smi` holds textbook
 reactions with the origin of each atom, every head is scored against it, and the best one makes a map by their rule.
 """
 
@@ -23,7 +23,7 @@ from shutil import copytree
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -138,7 +138,7 @@ def neighbours(tokens: list[str]) -> dict[int, set[int]]:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Any]:
-    """The model of a folder whose weights are in `pytorch_model.bin`; they are converted aside, and only weights are read."""
+    """The model of a folder that has `pytorch_model.bin`, converted aside; from the pickle only weights are taken."""
     with tempfile.TemporaryDirectory() as aside:
         copy = Path(copytree(folder, Path(aside) / "model"))
         weights = torch.load(copy / "pytorch_model.bin", weights_only=True, map_location="cpu")
@@ -169,15 +169,24 @@ def attention(model: Any, ids: list[int]) -> Float[Tensor, "layers heads tokens 
     return weights[..., 1:-1, 1:-1]
 
 
-def head_shares(reaction: Reaction, weights: Float[Tensor, "layers heads tokens tokens"]) -> Float[Tensor, "layers heads"]:
-    """Share of the product's atoms that look, among all atoms of the reactants, most at their origin.
+def heads_right(
+    reaction: Reaction, weights: Float[Tensor, "layers heads tokens tokens"]
+) -> Int[Tensor, "layers heads"]:
+    """How many of the product's atoms look, among all atoms of the reactants, most at one of their number.
 
     Nothing of chemistry goes in: not the elements, nor that an atom goes to one place only.
     """
     looked_at = weights[:, :, reaction.products][..., reaction.reactants].argmax(dim=-1)
     origins = torch.tensor([reaction.numbers[place] or 0 for place in reaction.reactants])
     wanted = torch.tensor([reaction.numbers[place] or -1 for place in reaction.products])
-    return (origins[looked_at] == wanted).float().mean(dim=-1)
+    return (origins[looked_at] == wanted).sum(dim=-1)
+
+
+def best_head(counts: Int[Tensor, "layers heads"]) -> tuple[int, int]:
+    """Layer and head with the largest count; of equals the last."""
+    last = int((counts.flatten() == counts.max()).nonzero()[-1])
+    layer, head = divmod(last, counts.shape[1])
+    return layer, head
 
 
 def map_atoms(reaction: Reaction, weights: Float[Tensor, "tokens tokens"]) -> dict[int, int]:
@@ -221,6 +230,16 @@ def right(reaction: Reaction, found: dict[int, int]) -> int:
     return sum(numbers[place] is not None and numbers[place] == numbers[origin] for place, origin in found.items())
 
 
+def bonds_made(reaction: Reaction, found: dict[int, int]) -> int:
+    """Bonds of the product whose two atoms were not bound before.
+
+    Numbers that atoms share say nothing of which went where; a map that mixes them up makes more bonds than it should.
+    """
+    bound = neighbours(reaction.tokens)
+    pairs = [(place, other) for place in found for other in bound[place] if place < other and other in found]
+    return sum(found[other] not in bound[found[place]] for place, other in pairs)
+
+
 def _without_number(atom: re.Match[str]) -> str:
     """`C` for `[CH3:1]`; an atom with a charge, and the hydrogen of an aromatic nitrogen, keep their brackets."""
     symbol, hydrogens, charge = atom["symbol"], atom["hydrogens"] or "", atom["charge"] or ""
@@ -237,18 +256,18 @@ def main() -> None:
     reactions = read_reactions(given.reactions)
     with opened(folder) as model:
         looks = [attention(model, token_ids(reaction.tokens, folder)) for reaction in reactions]
-    counts = torch.tensor([len(reaction.products) for reaction in reactions], dtype=torch.float32)
-    pairs = zip(reactions, looks, strict=True)
-    shares = torch.einsum("r,rlh->lh", counts / counts.sum(), torch.stack([head_shares(*pair) for pair in pairs]))
-    best = [divmod(int(place), shares.shape[1]) for place in shares.flatten().argsort(descending=True)[:5]]
-    print("layer head  share of atoms that look most at their origin")
-    for layer, head in best:
-        print(f"{layer:5} {head:4}  {shares[layer, head]:.3f}")
-    layer, head = best[0]
-    print(f"\nmapped by layer {layer}, head {head}; atoms right, of all; in order of writing")
-    for reaction, weights in zip(reactions, looks, strict=True):
-        mapped, ordered = (right(reaction, found) for found in (map_atoms(reaction, weights[layer, head]), in_order(reaction)))
-        print(f"{mapped:3} of {len(reaction.products):2} {ordered:3}  {reaction.name}")
+    pairs = list(zip(reactions, looks, strict=True))
+    counts = torch.stack([heads_right(*pair) for pair in pairs]).sum(dim=0)
+    layer, head = best_head(counts)
+    print(f"Atoms that look most at their origin, of {sum(len(reaction.products) for reaction in reactions)}")
+    print("layer  head 0" + "".join(f"{number:5}" for number in range(1, counts.shape[1])))
+    for number, row in enumerate(counts.tolist()):
+        print(f"{number:5}   " + "".join(f"{count:5}" for count in row))
+    print(f"\nAtoms mapped right by layer {layer}, head {head}; and by taking them in order")
+    for reaction, weights in pairs:
+        mapped, ordered = map_atoms(reaction, weights[layer, head]), in_order(reaction)
+        shown = f"{right(reaction, mapped):3} of {len(reaction.products):2} {right(reaction, ordered):4}"
+        print(f"{shown}   {reaction.name}, bonds made: {bonds_made(reaction, mapped)}")
 
 
 if __name__ == "__main__":
