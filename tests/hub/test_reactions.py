@@ -60,7 +60,8 @@ def test_every_head_looks_where_it_does_in_transformers(model, folder, tmp_path)
 
 def test_the_head_of_the_paper_is_found(looks):
     counts = torch.stack([mapping.heads_right(*pair) for pair in zip(REACTIONS, looks, strict=True)]).sum(dim=0)
-    assert mapping.best_head(counts) == (10, 5)  # which the authors' package takes; layer 8 is as good
+    assert mapping.best_head(counts)[1] == 5
+    assert counts[10, 5] >= counts.max() - 1  # layer 10 is what the authors' package takes; layer 8 is as good
     assert counts[10, 5] >= 0.93 * sum(len(reaction.products) for reaction in REACTIONS)  # measured: 141 of 150
     others = torch.cat([counts[:, :5], counts[:, 6:]], dim=1)
     assert (counts[:, 5] > others.amax(dim=1)).all()  # in every layer
@@ -71,14 +72,17 @@ def test_its_map_is_right_but_for_one_oxygen(looks):
     for number, (reaction, weights) in enumerate(zip(REACTIONS, looks, strict=True)):
         found = mapping.map_atoms(reaction, weights[10, 5])
         wrong = len(reaction.products) - mapping.right(reaction, found)
-        # Water's oxygen makes the acid, but the model takes that of the ester, which leaves: one bond less is made.
+        # The hydroxide's oxygen makes the acid, but the rule takes that of the ester, which leaves: one bond less.
         assert wrong == MISTAKES.get(reaction.name, 0), reaction.name
         assert mapping.bonds_made(reaction, found) == MADE[number] - wrong, reaction.name
 
 
-def test_without_a_model_most_atoms_are_wrong():
-    shares = [mapping.right(reaction, mapping.in_order(reaction)) / len(reaction.products) for reaction in REACTIONS]
-    assert sum(shares) / len(shares) < 0.5
+def test_the_rule_alone_does_not_find_the_map():
+    rightly = 0
+    for reaction in REACTIONS:
+        alike = torch.ones(len(reaction.tokens), len(reaction.tokens))
+        rightly += mapping.right(reaction, mapping.map_atoms(reaction, alike))
+    assert rightly < 0.7 * sum(len(reaction.products) for reaction in REACTIONS)  # measured: 94 of 150
 
 
 @pytest.mark.parametrize("reaction", REACTIONS, ids=lambda reaction: reaction.name)
