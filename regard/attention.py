@@ -373,7 +373,8 @@ def _in_full_precision(
         return scaled_dot_product(queries, keys, values, mask, scale, dropout)
     with torch.autocast("cpu", enabled=False):
         if queries.dtype == torch.bfloat16:
-            queries, keys, values = queries.float(), keys.float(), values.float()
+            mixed = scaled_dot_product(queries.float(), keys.float(), values.float(), mask, scale, dropout)
+            return mixed.bfloat16()
         return scaled_dot_product(queries, keys, values, mask, scale, dropout)
 
 

@@ -199,6 +199,16 @@ def as_csv(results: Sequence[Result]) -> str:
     return stream.getvalue()
 
 
+def bar_scales(table: Table) -> dict[str, float]:
+    """The columns of a table that get bars, and what a full one stands for: shares, or a single column of numbers."""
+    scales = dict.fromkeys((column for column in table.columns if column in table.shares), 1.0)
+    if not scales and len(table.columns) == 2:
+        values = [row[1] for row in table.rows]
+        if values and all(isinstance(value, float) for value in values):
+            scales[table.columns[1]] = max(abs(float(value or 0.0)) for value in values) or 1.0
+    return scales
+
+
 def numbered(names: Sequence[str]) -> list[str]:
     """Names that are told apart: a name that stands more than once gets its place behind it."""
     return [f"{name}·{place}" if names.count(name) > 1 else name for place, name in enumerate(names)]

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from rich.tree import Tree as RichTree
 
-from regard.explain.result import Block, Branch, Cell, Equation, Grid, Lines, Note, Result, Table, Tree
+from regard.explain.result import Block, Branch, Cell, Equation, Grid, Lines, Note, Result, Table, Tree, bar_scales
 
 _WIDEST = 12
 """Columns of a grid up to which its numbers are shown; beyond, one shaded cell each."""
@@ -61,17 +61,18 @@ def _picture(block: Grid | Lines | Tree) -> RenderableType:
 
 
 def _table(block: Table) -> RichTable:
-    table = _plain(block.columns[0])
+    table, scales = _plain(block.columns[0]), bar_scales(block)
     for column in block.columns[1:]:
         table.add_column(Text(column), justify="right")
-        if column in block.shares:
+        if column in scales:
             table.add_column("")
     for first, *rest in block.rows:
         cells: list[RenderableType] = [Text(_shown(first, block.digits))]
         for column, cell in zip(block.columns[1:], rest, strict=True):
             cells.append(Text(_shown(cell, block.digits)))
-            if column in block.shares:
-                cells.append(Text(bar(cell) if isinstance(cell, float | int) else "", style="cyan"))
+            if column in scales:
+                share = cell / scales[column] if isinstance(cell, float | int) else 0.0
+                cells.append(Text(bar(abs(share)), style="red" if share < 0 else "cyan"))
         table.add_row(*cells)
     return table
 

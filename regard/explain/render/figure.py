@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from regard.explain.result import Block, Branch, Equation, Grid, Lines, Result, Table, Tree
+from regard.explain.result import Block, Branch, Cell, Equation, Grid, Lines, Result, Table, Tree
 
 _BLUE, _ORANGE, _GREY = "#1f5fae", "#c75a0a", "#55606c"
 _COLOURS = (_BLUE, _ORANGE, "#1a6b3c", "#1a1f26")
@@ -70,6 +70,7 @@ def _draw(axis: Any, block: Block) -> None:
         _tree(axis, block)
     elif isinstance(block, Equation):
         _equation(axis, block)
+    axis.tick_params(labelsize=7)
     axis.set_title(getattr(block, "caption", ""), fontsize=9, color=_GREY, loc="left", parse_math=False, wrap=True)
 
 
@@ -114,13 +115,19 @@ def _bars(axis: Any, block: Table) -> None:
     thick = 0.8 / len(shown)
     for number, column in enumerate(shown):
         place = block.columns.index(column)
-        values = [row[place] if isinstance(row[place], float | int) else 0.0 for row in block.rows]
+        values = [_value(row[place]) for row in block.rows]
         rows = [row + (number - (len(shown) - 1) / 2) * thick for row in range(len(names))]
-        axis.barh(rows, values, thick, color=_COLOURS[number % len(_COLOURS)], label=_literal(column))
+        own = _COLOURS[number % len(_COLOURS)]
+        colours = [_ORANGE if value < 0 else own for value in values]
+        axis.barh(rows, values, thick, color=colours, label=_literal(column))
     axis.set_yticks(range(len(names)))
     axis.set_yticklabels([_literal(name) for name in names], fontsize=7)
     axis.invert_yaxis()
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _value(cell: Cell) -> float:
+    return float(cell) if isinstance(cell, float | int) else 0.0
 
 
 def _equation(axis: Any, block: Equation) -> None:

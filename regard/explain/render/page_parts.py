@@ -98,15 +98,21 @@ def step(number: int, title: str, formula: str, filled: str, explained: str, *fi
 <div class="shown">{"".join(figures)}</div></section>"""
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, kind: str) -> str:
-    """A table whose first column names the rows; it scrolls inside itself where the page is narrow."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, kind: str, captioned: bool = True
+) -> str:
+    """A table whose first column names the rows; it scrolls inside itself where the page is narrow.
+
+    The caption is read out in any case; it stands above the table unless a heading says the same.
+    """
     head = "".join(f'<th scope="col">{column}</th>' if column else "<td></td>" for column in columns)
     body = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
     )
+    above = f"<caption>{caption}</caption>" if captioned else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table class="{kind}">'
-        f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

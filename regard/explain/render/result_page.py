@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 
 from regard.explain.render.page_parts import fixed, shade, table
-from regard.explain.result import Block, Branch, Cell, Equation, Grid, Lines, Note, Result, Table, Tree
+from regard.explain.result import Block, Branch, Cell, Equation, Grid, Lines, Note, Result, Table, Tree, bar_scales
 
 _WIDEST = 40
 """Columns of a grid up to which its numbers are written; beyond, it is a picture."""
@@ -82,16 +82,17 @@ def _equation(block: Equation) -> str:
 
 
 def _table(block: Table) -> str:
-    columns, rows = [escape(block.columns[0])], []
+    scales, columns, rows = bar_scales(block), [escape(block.columns[0])], []
     for column in block.columns[1:]:
-        columns += [escape(column), ""] if column in block.shares else [escape(column)]
+        columns += [escape(column), ""] if column in scales else [escape(column)]
     for first, *rest in block.rows:
         cells = [f"<bdi>{escape(_shown(first, block.digits))}</bdi>"]
         for column, cell in zip(block.columns[1:], rest, strict=True):
             cells.append(f"<bdi>{escape(_shown(cell, block.digits))}</bdi>")
-            if column in block.shares:
-                share = cell if isinstance(cell, float | int) else 0.0
-                cells.append(f'<span class="bar" aria-hidden="true" style="--share:{share:.3f}"></span>')
+            if column in scales:
+                share = cell / scales[column] if isinstance(cell, float | int) else 0.0
+                sign = " below" if share < 0 else ""
+                cells.append(f'<span class="bar{sign}" aria-hidden="true" style="--share:{abs(share):.3f}"></span>')
         rows.append(cells)
     return table(columns, rows, escape(block.caption), "layers")
 
@@ -172,7 +173,7 @@ def _lines(block: Lines) -> str:
         f'<h3>{caption}</h3><svg class="plot" viewBox="0 0 {left + width + 90} {top + height + 34}" role="img" '
         f'aria-label="{caption}; the table below has the numbers">{drawn}'
         f'<text x="{left + width / 2:.0f}" y="{top + height + 30}" text-anchor="middle">{escape(block.axis)}</text>'
-        "</svg>" + table([escape(block.axis), *map(escape, block.steps)], rows, caption, "layers")
+        "</svg>" + table([escape(block.axis), *map(escape, block.steps)], rows, caption, "layers", captioned=False)
     )
 
 
