@@ -74,9 +74,9 @@ class Attribution(Result):
 
 def attribution(
     trace: Trace,
-    query: str | None = None,
+    query: str | int | None = None,
     answer: int | None = None,
-    method: Method = "integrated_gradients",
+    method: str = "integrated_gradients",
     row: int = 0,
     steps: int = 64,
 ) -> Attribution:

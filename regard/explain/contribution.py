@@ -89,7 +89,7 @@ class Contribution(Result):
 
 @torch.no_grad()
 def contribution(
-    trace: Trace, query: str | None = None, layer: int | None = None, method: Method = "alti", row: int = 0
+    trace: Trace, query: str | None = None, layer: int | None = None, method: str = "alti", row: int = 0
 ) -> Contribution:
     """Contributions within the stack that reads the source, up to a layer (by default the last).
 
@@ -148,7 +148,9 @@ def alti_layer(trace: Trace, place: str, row: int = 0) -> Float[Tensor, "queries
             parts, whole = rescaled(residual.norm, parts, added[:, None]), residual.norm(added)
         nearer = whole.abs().sum(dim=-1)[:, None] - (whole[:, None] - parts).abs().sum(dim=-1)
         nearer = nearer.clamp_min(0)
-        rows.append(nearer / nearer.sum(dim=-1, keepdim=True).clamp_min(1e-12))
+        nothing = nearer.sum(dim=-1) == 0  # where no part is of use, the vector is taken as the token's own
+        nearer[nothing, torch.arange(block.start, block.stop)[nothing] if own else -1] = 1.0
+        rows.append(nearer / nearer.sum(dim=-1, keepdim=True))
     return torch.cat(rows)
 
 

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regard.errors import RegardError
 from regard.explain.result import Block, Lines, Note, Result, Table
-from regard.explain.split import split
+from regard.explain.split import check_layers, split
 from regard.explain.trace import Side, Trace, check_range, scores_of_words
 from regard.explain.words import find_word
 
@@ -112,9 +111,10 @@ def lens(
 
     `query`: a word of the text, of translators one they produced, or a position; by default the last one of a text, the
     first of an answer, the hidden word of a masked model. `token`: the word whose way is followed, by default the
-    answer. Raises RegardError where a model scores no words.
+    answer. Raises RegardError where a model scores no words, and for recurrent models: their layers share no stream.
     """
     score = scores_of_words(trace.model)
+    check_layers(trace, _answering_stack(trace))
     position, at = answering_position(trace, query, row)
     places = _answering_stack(trace)
     side: Any = places[0].split(".")[0]
@@ -166,13 +166,10 @@ def _answering_stack(trace: Trace) -> list[str]:
 def _speakers(
     trace: Trace, score: Any, position: int, token: int, row: int, logit: float
 ) -> tuple[list[tuple[str, float]], float]:
-    """What each part adds to the logit. Nothing where the map to words is not linear, or layers are recurrent."""
+    """What each part adds to the logit. Nothing where the map to words is not linear."""
     if not hasattr(trace.model, "logits"):
         return [], 0.0
-    try:
-        found = split(trace, position, row)
-    except RegardError:
-        return [], 0.0
+    found = split(trace, position, row)
     nothing = score(torch.zeros_like(found.whole)[None])[0, token]
     added = score(found.parts)[:, token] - nothing
     parts = list(zip(found.names, added.tolist(), strict=True))

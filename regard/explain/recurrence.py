@@ -102,5 +102,6 @@ def read(
         token = words[asking].places[0]
     steps = trace.steps(places[layer], row=row)
     gates = {name: join_rows(value, words).mean(dim=-1) for name, value in steps.items() if name.endswith("_gate")}
-    here = {name: value[token] for name, value in steps.items() if len(value) == words[-1].places[-1] + 1}
+    tokens = words[-1].places[-1] + 1
+    here = {name: value[token] for name, value in steps.items() if len(value) == tokens and value.dim() == 2}
     return Reading(trace.text(row), places[layer], words, asking, gates, here, trace.proof(places[layer], row=row))

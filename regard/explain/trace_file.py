@@ -54,7 +54,12 @@ def save(trace: Trace, path: Path) -> None:
         "prompts": json.dumps(trace.prompts),
     }
     with written_aside(path) as aside:
-        aside.write_bytes(as_bytes({name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}, about))
+        aside.write_bytes(
+            as_bytes(
+                {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()},
+                about,
+            )
+        )
 
 
 def load(path: Path, model: Any = None) -> Trace:

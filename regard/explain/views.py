@@ -178,13 +178,12 @@ def _similarity(trace: Trace, options: Options) -> list[Result]:
 
 def _contribution(trace: Trace, options: Options) -> list[Result]:
     word = None if options.query is None else str(options.query)
-    return [contribution(trace, word, options.layer, cast(Any, options.method or "alti"))]
+    return [contribution(trace, word, options.layer, options.method or "alti")]
 
 
 def _attribution(trace: Trace, options: Options) -> list[Result]:
     answer = None if options.answer is None else answer_number(trace, options.answer)
-    method = cast(Any, options.method or "integrated_gradients")
-    return [attribution(trace, cast(Any, options.query), answer, method)]
+    return [attribution(trace, options.query, answer, options.method or "integrated_gradients")]
 
 
 def _alignment(trace: Trace, options: Options) -> list[Result]:

@@ -173,6 +173,7 @@ class DecoderLayer(nn.Module):
         found = _self_attention_steps(self, x, queries, allowed, added)
         attended = found["self_attention_residual.output"]
         asking = self.cross_attention_residual.enter(attended)
+        found["cross_attention_residual.entered"] = asking
         found |= _named("cross_attention", self.cross_attention.steps(asking, memory))
         left = self.cross_attention_residual.steps(attended, found["cross_attention.output"])
         found |= _named("cross_attention_residual", left)
