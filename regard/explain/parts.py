@@ -11,21 +11,28 @@ from torch import Tensor
 from regard.attention import Mask, make_mask
 from regard.explain.cache import Values
 from regard.explain.heads import head_places, head_steps
-from regard.explain.recording import Recording
+from regard.explain.recording import Recording, evaluating
 from regard.layers.blocks import DecoderLayer, EncoderLayer
+from regard.layers.positions import RelativePositions
 from regard.layers.recurrence import GRU, LSTM, Bidirectional
 from regard.models.rnnsearch import AttentiveLayer
-from regard.sequences import Sequences
+from regard.sequences import Layout, Sequences
 
 
 @torch.no_grad()
-def part_steps(model: Any, run: Recording, place: str, queries: slice, row: int) -> Values:
-    """The values of an embedding, a layer or a head for the chosen queries of one text, by name, in order."""
+def part_steps(
+    model: Any, run: Recording, place: str, queries: slice, row: int, x: Float[Tensor, "tokens width"] | None = None
+) -> Values:
+    """The values of an embedding, a layer or a head for the chosen queries of one text, by name, in order.
+
+    `x` is what enters a layer.
+    """
     if place.endswith("embedding"):
         return _embedding(model, run, place, queries, row)
     if place in head_places(model):
         return head_steps(model, place, run.output[row], queries)
-    x, layer = run.entering[place][row], model.get_submodule(place)
+    assert x is not None
+    layer = model.get_submodule(place)
     if isinstance(layer, LSTM | GRU):
         return layer.steps(x, queries, _row_of(run.states.get(place), row, x.device))
     if isinstance(layer, Bidirectional):
@@ -36,7 +43,7 @@ def part_steps(model: Any, run: Recording, place: str, queries: slice, row: int)
     chosen = every[queries]
     allowed = every[None] <= chosen[:, None] if place.startswith("decoder.") else None
     stack = _stack(model, place)
-    added = stack.positions(chosen, every) if hasattr(stack, "added_to_scores") else None
+    added = stack.positions(chosen, every) if _relative(stack) else None
     if isinstance(layer, DecoderLayer):
         return layer.steps(x, queries, allowed, _memory(run, row), added)
     assert isinstance(layer, EncoderLayer)
@@ -47,12 +54,37 @@ def part_steps(model: Any, run: Recording, place: str, queries: slice, row: int)
 def entering_cross_attention(model: Any, place: str, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
     """What a decoder layer's cross-attention gets: its masked self-attention is run once more, the fast way."""
     layer, stack, text = model.get_submodule(place), _stack(model, place), Sequences.of([x])
-    mask = make_mask(text.layout, text.layout, causal=True)
-    if mask is not None and hasattr(stack, "added_to_scores"):
-        mask = Mask(mask.allowed, stack.added_to_scores(len(x))[None])
-    seen = layer.self_attention(text.with_values(layer.self_attention_residual.enter(x)), None, mask)
+    entered = text.with_values(layer.self_attention_residual.enter(x))
+    seen = layer.self_attention(entered, None, _mask(stack, place, text.layout))
     asking: Tensor = layer.cross_attention_residual.enter(layer.self_attention_residual.leave(x, seen))
     return asking
+
+
+@torch.no_grad()
+def run_layer(model: Any, run: Recording, place: str, x: Sequences) -> Sequences:
+    """One layer of attention once more, the fast way, over all texts: what leaves it."""
+    layer, mask = model.get_submodule(place), _mask(_stack(model, place), place, x.layout)
+    with evaluating(layer):
+        left: Sequences
+        if isinstance(layer, DecoderLayer):
+            assert run.memory is not None
+            left = layer(x, run.memory, mask, make_mask(x.layout, run.memory.layout))
+        else:
+            left = layer(x, mask)
+    return left
+
+
+def _mask(stack: Any, place: str, layout: Layout) -> Mask | None:
+    """What self-attention may look at in this stack."""
+    if _relative(stack):
+        found: Mask = stack.mask(layout)
+        return found
+    return make_mask(layout, layout, causal=place.startswith("decoder."))
+
+
+def _relative(stack: Any) -> bool:
+    """Whether distances are added to the scores."""
+    return isinstance(getattr(stack, "positions", None), RelativePositions)
 
 
 def _embedding(model: Any, run: Recording, place: str, queries: slice, row: int) -> Values:

@@ -26,9 +26,9 @@ from torch import Tensor
 from regard.attention import MultiHeadAttention
 from regard.errors import RegardError, unknown
 from regard.explain.attention_view import EVERY, AttentionView, Map
-from regard.explain.cache import Cache
+from regard.explain.cache import Cache, Values
 from regard.explain.heads import head_places
-from regard.explain.parts import entering_cross_attention, part_steps
+from regard.explain.parts import entering_cross_attention, part_steps, run_layer
 from regard.explain.recording import Recording, record
 from regard.explain.words import Word, find_word, join_rows, words_of
 from regard.modalities.text import Piece
@@ -104,7 +104,7 @@ class Trace:
     @property
     def layers(self) -> list[str]:
         """The layers that were run, from the first up."""
-        return list(self.run.entering)
+        return self.run.layers
 
     def stack(self, side: Literal["encoder", "decoder"] | None = None) -> list[str]:
         """The layers of one stack; by default of the one that reads the source."""
@@ -119,14 +119,14 @@ class Trace:
 
     def text(self, row: int = 0) -> str:
         """A text as it was given, or its words in a row."""
-        self._check_row(row)
+        self._checked(row)
         if self.texts is not None:
             return self.texts[row]
         return " ".join(word.text for word in self.words(row) if word.number is not None)
 
     def words(self, row: int = 0, side: Side = "source", by_chunk: bool = False) -> list[Word]:
         """The words of one text, or what stands between blanks; tokens by number where there are no pieces."""
-        self._check_row(row)
+        self._checked(row)
         if side in self.pieces:
             return words_of(self.pieces[side][row], by_chunk)
         tokens = self.source if side == "source" else self.target
@@ -138,11 +138,11 @@ class Trace:
 
     def entering(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
         """The residual stream of one text as it enters a layer."""
-        return self._noted(self.run.entering, place, row)
+        return self.entering_all(place)[self._checked(row)]
 
     def leaving(self, place: str, row: int = 0) -> Float[Tensor, "tokens width"]:
         """What the fast run had after this layer."""
-        return self._noted(self.run.leaving, place, row)
+        return self.leaving_all(place)[self._checked(row)]
 
     def hidden(
         self, layer: int, row: int = 0, side: Literal["encoder", "decoder"] | None = None
@@ -167,7 +167,7 @@ class Trace:
 
         Raises RegardError where the model scores no words (encoders without such a head).
         """
-        self._check_row(row)
+        self._checked(row)
         return self.cache.value(
             f"logits/{row}/{_span(queries)}", lambda: scores_of_words(self.model)(self.output[row][queries])
         )
@@ -267,7 +267,7 @@ class Trace:
         x, kept = self.entering(of_layer, row), f"attention/{place}/{head}/{row}"
         if name == "self_attention":
             stack: Any = self.model.get_submodule(place.split(".")[0])
-            added = stack.positions if hasattr(stack, "added_to_scores") else None
+            added = getattr(stack, "positions", None)
             causal, shape = place.startswith("decoder."), (len(x), len(x))
 
             def enter() -> Tensor:
@@ -309,23 +309,46 @@ class Trace:
 
     def steps(self, place: str, queries: slice = EVERY, row: int = 0) -> dict[str, Tensor]:
         """All intermediate values of one part for the chosen queries of one text, by name, in order."""
-        self._check_row(row)
+        self._checked(row)
         name = f"steps/{place}/{row}/{_span(queries)}"
-        return self.cache.values(name, lambda: part_steps(self.model, self.run, place, queries, row))
+        return self.cache.values(name, lambda: self._steps(place, queries, row))
 
     def proof(self, place: str, queries: slice = EVERY, row: int = 0) -> float:
         """Largest difference between a layer's steps and what the fast run had after it."""
         output = self.steps(place, queries, row)["output"]
         return float((output - self.leaving(place, row)[queries]).abs().max())
 
-    def _noted(self, kept: dict[str, Sequences], place: str, row: int) -> Tensor:
-        self._check_row(row)
-        if place not in kept:
-            raise unknown("layer", place, kept)
-        return kept[place][row]
+    def _steps(self, place: str, queries: slice, row: int) -> Values:
+        x = self.entering(place, row) if place in self.layers else None
+        return part_steps(self.model, self.run, place, queries, row, x)
 
-    def _check_row(self, row: int) -> None:
+    def entering_all(self, place: str) -> Sequences:
+        """What enters a layer, of all texts: kept, or what leaves the layer before."""
+        if place not in self.layers:
+            raise unknown("layer", place, self.layers)
+        if place in self.run.entering:
+            return self.run.entering[place]
+        stack, _, number = place.rpartition(".")
+        return self.leaving_all(f"{stack}.{int(number) - 1}")
+
+    def leaving_all(self, place: str) -> Sequences:
+        """What leaves a layer, of all texts: kept, or found by running the layer once more."""
+        if place not in self.layers:
+            raise unknown("layer", place, self.layers)
+        if place in self.run.leaving:
+            return self.run.leaving[place]
+        stack, _, number = place.rpartition(".")
+        after = f"{stack}.{int(number) + 1}"
+        if after in self.run.entering:
+            return self.run.entering[after]
+        x = self.entering_all(place)
+        return x.with_values(
+            self.cache.value(f"leaving/{place}", lambda: run_layer(self.model, self.run, place, x).values)
+        )
+
+    def _checked(self, row: int) -> int:
         check_range("text", row, len(self.source))
+        return row
 
     # A file.
 

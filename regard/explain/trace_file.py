@@ -29,8 +29,8 @@ def save(trace: Trace, path: Path) -> None:
     """Write a trace; what leaves one layer and enters the next is written once."""
     run, tensors, lengths = trace.run, {}, {}
     rows = {"source": run.source, "target": run.target, "output": run.output, "memory": run.memory}
-    rows |= {f"entering/{place}": value for place, value in run.entering.items()}
-    rows |= {f"leaving/{place}": value for place, value in run.leaving.items()}
+    rows |= {f"entering/{place}": trace.entering_all(place) for place in run.layers}
+    rows |= {f"leaving/{place}": trace.leaving_all(place) for place in run.layers}
     same: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, value in rows.items():
@@ -42,7 +42,7 @@ def save(trace: Trace, path: Path) -> None:
     if run.segments is not None:
         tensors["segments"] = run.segments
     tensors |= _states(run.states)
-    kept = trace.cache.items()
+    kept = {name: found for name, found in trace.cache.items().items() if not name.startswith("leaving/")}
     tensors |= {f"kept/{name}//{value}": one for name, found in kept.items() for value, one in found.items()}
     about = {
         "format": _FORMAT,
@@ -126,6 +126,7 @@ def _recording(tensors: Values, same: dict[str, str], lengths: dict[str, list[in
         tensors.get("segments"),
         laid["output"],
         laid.get("memory"),
+        list(entering),
         entering,
         leaving,
         states,

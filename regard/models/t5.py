@@ -152,13 +152,14 @@ class Encoder(nn.Module):
         self.norm, self.dropout = nn.RMSNorm(config.d_model, config.layer_norm_epsilon), Dropout(config.dropout_rate)
 
     def forward(self, x: Sequences) -> Sequences:
-        mask = _placed(make_mask(x.layout, x.layout), self.added_to_scores(x.layout.longest))
+        mask = self.mask(x.layout)
         for layer in self.layers:
             x = layer(x, mask)
         return x.with_values(self.dropout(self.norm(x.values)))
 
-    def added_to_scores(self, length: int) -> Float[Tensor, "heads length length"]:
-        return _added_to_scores(self.positions, length)
+    def mask(self, layout: Layout) -> Mask:
+        """What all layers' self-attention may look at, and what the distances add."""
+        return _placed(make_mask(layout, layout), _added_to_scores(self.positions, layout.longest))
 
 
 class Decoder(nn.Module):
@@ -174,14 +175,14 @@ class Decoder(nn.Module):
         self.norm, self.dropout = nn.RMSNorm(config.d_model, config.layer_norm_epsilon), Dropout(config.dropout_rate)
 
     def forward(self, x: Sequences, memory: Sequences) -> Sequences:
-        causal = make_mask(x.layout, x.layout, causal=True)
-        mask, memory_mask = _placed(causal, self.added_to_scores(x.layout.longest)), make_mask(x.layout, memory.layout)
+        mask, memory_mask = self.mask(x.layout), make_mask(x.layout, memory.layout)
         for layer in self.layers:
             x = layer(x, memory, mask, memory_mask)
         return x.with_values(self.dropout(self.norm(x.values)))
 
-    def added_to_scores(self, length: int) -> Float[Tensor, "heads length length"]:
-        return _added_to_scores(self.positions, length)
+    def mask(self, layout: Layout) -> Mask:
+        """What all layers' self-attention may look at, and what the distances add."""
+        return _placed(make_mask(layout, layout, causal=True), _added_to_scores(self.positions, layout.longest))
 
 
 def _added_to_scores(positions: RelativePositions, length: int) -> Float[Tensor, "heads length length"]:

@@ -144,3 +144,39 @@ def test_recurrent_layers_are_not_split():
     with pytest.raises(RegardError, match="no token 9: there are tokens 0 to 6"):
         split(traced("bert"), 9)
     assert built("bert").training is False
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_stream_that_is_found_again_is_the_stream_of_the_run(name):
+    """Bit for bit: the same layers, the same tokens."""
+    from regard.explain.recording import LAYER
+
+    trace, ran = traced(name), {}
+    layers = {
+        place: part for place, part in trace.model.named_modules(remove_duplicate=False) if LAYER.fullmatch(place)
+    }
+
+    def noting(place):
+        def note(_, inputs, output):
+            ran[place] = inputs[0].values, (output if isinstance(output, type(trace.source)) else output[0]).values
+
+        return note
+
+    hooks = [part.register_forward_hook(noting(place)) for place, part in layers.items()]
+    again = Trace(trace.model, trace.source, trace.target)
+    for hook in hooks:
+        hook.remove()
+    assert list(ran) == again.layers
+    for place, (entered, left) in ran.items():
+        assert torch.equal(again.entering_all(place).values, entered)
+        assert torch.equal(again.leaving_all(place).values, left)
+
+
+def test_of_twelve_layers_three_are_kept():
+    from regard.models.bert import Bert, BertConfig
+
+    model = Bert(BertConfig(vocab_size=29, hidden_size=12, num_attention_heads=3, intermediate_size=20)).eval()
+    trace = Trace(model, traced("bert").source)
+    assert list(trace.run.entering) == [f"encoder.layers.{number}" for number in (0, 4, 8)]
+    assert not trace.run.leaving
+    assert trace.proof("encoder.layers.11") < 1e-5

@@ -116,7 +116,7 @@ def test_all_numbers_are_those_of_the_other_implementation(kind, changes):
     for side, rows in (("encoder", SOURCES), ("decoder", TARGETS)):
         states, attentions = getattr(other, f"{side}_hidden_states"), getattr(other, f"{side}_attentions")
         places = [place for place in trace.layers if place.startswith(side)]
-        streams = [trace.run.entering[place].values for place in places]
+        streams = [trace.entering_all(place).values for place in places]
         streams += [trace.memory.values if side == "encoder" else trace.output.values]
         if kind is PegasusForConditionalGeneration:  # its last state is taken before the last norm, in one place
             states, streams = states[:-1], streams[:-1]

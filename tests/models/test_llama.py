@@ -86,7 +86,7 @@ def test_all_numbers_are_those_of_the_other_implementation(kind, changes):
     torch.testing.assert_close(logits, valid(other.logits), atol=2e-5, rtol=0)
     assert abs(loss - other.loss) < 1e-5
     trace = Trace(model, tokens)
-    streams = [*(trace.run.entering[place] for place in trace.layers), trace.output]
+    streams = [*(trace.entering_all(place) for place in trace.layers), trace.output]
     for stream, hidden in zip(streams, other.hidden_states, strict=True):
         torch.testing.assert_close(stream.values, valid(hidden), atol=1e-5, rtol=0)
     for layer, stream, attentions in zip(model.decoder.layers, streams, other.attentions, strict=False):
