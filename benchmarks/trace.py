@@ -1,7 +1,8 @@
 """What a trace costs: time, peak memory and the bytes of a page, this package beside its peers, in one run.
 
 Everyone gets a BERT of base shape (12 layers of width 768, 12 heads; 4,096 positions) with the same random weights,
-loaded from one folder that Hugging Face wrote; TransformerLens gets a model of the same shape that reads to the left
+loaded from one folder that Hugging Face wrote; TransformerLens (below 3, whose models can be made from sizes alone;
+later ones wrap those of Hugging Face) gets a model of the same shape that reads to the left
 (it has no BERT of 4,096 positions). One text of random tokens, float32.
 
 Every contender lives in a process of its own and waits while another works. Seconds are medians over the rounds, which
@@ -153,6 +154,7 @@ def start(name: str, folder: Path, threads: int) -> Connection:
     context = multiprocessing.get_context("spawn")
     pipe, far = context.Pipe()
     context.Process(target=work, args=(far, name, folder, threads), daemon=True).start()
+    far.close()  # so that a contender that fails ends the wait
     pipe.recv()
     return pipe
 
@@ -194,13 +196,19 @@ def compare(options: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def peak(name: str, length: int, folder: Path, options: argparse.Namespace) -> float:
-    """The median over fresh processes: a heap that has been used keeps pages that a fresh one must ask for."""
+    """The median over fresh processes: a heap that has been used keeps pages that a fresh one must ask for.
+
+    Every large tensor gets pages of its own there (glibc's threshold is held), so that holes in the heap, which come
+    and go by chance, are not counted.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 17)
     found = []
     for _ in range(options.processes):
         pipe = start(name, folder, options.threads)
         pipe.send(("memory", length))
         found.append(pipe.recv())
         pipe.send(None)
+    del os.environ["MALLOC_MMAP_THRESHOLD_"]
     return statistics.median(found)
 
 
@@ -230,6 +238,7 @@ def long_document(threads: int) -> list[str]:
     context = multiprocessing.get_context("spawn")
     pipe, far = context.Pipe()
     context.Process(target=map_of_long, args=(far, threads), daemon=True).start()
+    far.close()
     length, taking, asking, memory = pipe.recv()
     told = f"""
 A document of {length:,} tokens, a decoder of 12 layers and width 768: the trace is taken in {taking:.0f} s; one head's
