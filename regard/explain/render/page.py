@@ -15,8 +15,9 @@ from importlib.resources import files
 from typing import Any
 
 from regard.explain.recurrence import Reading
+from regard.explain.render.page_numbers import numbers_of
 from regard.explain.render.page_parts import Slots, compact, table, word_label
-from regard.explain.render.page_steps import numbers_of, sections
+from regard.explain.render.page_steps import sections
 from regard.explain.render.result_page import section
 from regard.explain.result import Result
 from regard.explain.walkthrough import Walkthrough

@@ -7,16 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from regard.explain.render.page_parts import MINUS, Slots, chip, compact, fixed, step, table, word_label
+from regard.explain.render.page_numbers import IN_DETAIL, detailed, signed
+from regard.explain.render.page_parts import Slots, chip, fixed, step, table, word_label
 from regard.explain.walkthrough import Walkthrough
-
-_VECTOR_DIGITS, _NUMBER_DIGITS = 4, 6
-_UNUSED = (".scores", ".scaled_scores", ".masked_scores")
 
 
 def sections(slots: Slots, walk: Walkthrough, text: str) -> str:
@@ -31,6 +25,8 @@ def sections(slots: Slots, walk: Walkthrough, text: str) -> str:
             "hands on; its score is the logarithm of the sum of its pieces' exponentials, so that softmax over"
         )
         rules.append("words gives just those weights.")
+    if len(detailed(walk)) < len(walk.words):
+        rules.append(f"Vectors are drawn of the {IN_DETAIL} words with the largest weights; the tables have all.")
     if len(asking.pieces) > 1:
         rules.append(f"The query is the word's first piece, <q>{escape(asking.pieces[0])}</q>.")
     radios = "".join(
@@ -111,7 +107,7 @@ def _projections(slots: Slots, walk: Walkthrough) -> str:
     told = " Queries and keys are turned by their positions, so that q·k knows how far apart two words are." * turned
     query = [(f"q({_asking(walk)})", f"steps/{walk.attention}.queries/#/0")]
     each = {
-        name: [(f"{name[0]}({label})", f"steps/{walk.attention}.{name}/#/{place}") for label, place in _pieces(walk)]
+        name: [(f"{name[0]}({label})", f"steps/{walk.attention}.{name}/#/{slot}") for label, slot, _ in _pieces(walk)]
         for name in ("keys", "values")
     }
     return step(
@@ -128,8 +124,8 @@ def _projections(slots: Slots, walk: Walkthrough) -> str:
 
 def _scores(slots: Slots, walk: Walkthrough) -> str:
     rows = [
-        (f"q&times;k({label})", f"products/#/{place}", slots.number(f"scores/#/{place}"))
-        for label, place in _pieces(walk)
+        (f"q&times;k({label})", f"products/#/{slot}", slots.number(f"scores/#/{place}"))
+        for label, slot, place in _pieces(walk)
     ]
     return step(
         3,
@@ -188,10 +184,10 @@ def _softmax(slots: Slots, walk: Walkthrough) -> str:
 
 def _mixed(slots: Slots, walk: Walkthrough) -> str:
     rows = [
-        (f"{slots.number(f'weights/#/{number}')} · v({word_label(walk.words, number)})", f"weighted_values/#/{number}")
-        for number in range(len(walk.words))
+        (f"{slots.number(f'weights/#/{number}')} · v({word_label(walk.words, number)})", f"weighted_values/#/{slot}")
+        for slot, number in enumerate(detailed(walk))
     ]
-    scale = slots.scale([f"steps/{walk.attention}.values/#/{place}" for _, place in _pieces(walk)])
+    scale = slots.scale([f"steps/{walk.attention}.values/#/{slot}" for _, slot, _ in _pieces(walk)])
     return step(
         6,
         "Weighted sum of the values",
@@ -294,85 +290,14 @@ def _feed_forward(slots: Slots, walk: Walkthrough) -> str:
     )
 
 
-def numbers_of(walk: Walkthrough) -> dict[str, Any]:
-    """What the slots show: the walkthrough's own numbers under their own names, and what follows from them."""
-    found = walk.to_dict()
-    other = {"self_attention": "cross_attention.", "cross_attention": "self_attention."}[walk.attention]
-    steps = {
-        name: value
-        for name, value in found["steps"].items()
-        if name != "output" and not name.endswith(_UNUSED) and not name.startswith(other)
-    }
-    queries, keys, values, weights, heads, output = (
-        walk.steps[f"{walk.attention}.{name}"] for name in ("queries", "keys", "values", "weights", "heads", "output")
-    )
-    exponentials = (walk.scaled_scores - walk.scaled_scores.amax(dim=-1, keepdim=True)).exp()
-    mixed = [weights[:, :, list(word.places)] @ values[:, list(word.places)] for word in walk.words]
-    parts = heads[:, 0] @ output[0] / output.square().sum().clamp_min(1e-12)
-    numbers = {
-        "exponentials": exponentials,
-        "sums": exponentials.sum(dim=-1),
-        "weight_sums": walk.weights.sum(dim=-1),
-        "mean_weights": walk.weights.mean(dim=0),
-        "share_lengths": heads[:, 0].norm(dim=-1),
-        "share_parts": 100 * parts,
-        "bias_part": 100 * (1 - parts.sum()),
-    }
-    vectors = {
-        "entering": (walk.steps[f"{walk.attention}_residual.added"] - output)[0],
-        "products": queries * keys,
-        "weighted_values": torch.cat(mixed, dim=1),
-    }
-    return {
-        **{name: found[name] for name in ("view", "place", "query", "head", "words", "difference_from_fast_run")},
-        **{name: compact(found[name], _NUMBER_DIGITS) for name in ("scores", "scaled_scores", "weights")},
-        **{name: compact(value.tolist(), _NUMBER_DIGITS) for name, value in numbers.items()},
-        "filled": [_filled(walk, head) for head in range(walk.heads)],
-        "embedding": compact(found["embedding"], _VECTOR_DIGITS),
-        "steps": compact(steps, _VECTOR_DIGITS),
-        **{name: compact(value.tolist(), _VECTOR_DIGITS) for name, value in vectors.items()},
-    }
-
-
-def _filled(walk: Walkthrough, head: int) -> dict[str, str]:
-    """The formulas of one head with its numbers in them, for the word it looks at most."""
-    asked, keys = walk.steps[f"{walk.attention}.queries"][head, 0], walk.steps[f"{walk.attention}.keys"][head]
-    values, mixed = walk.steps[f"{walk.attention}.values"][head], walk.steps[f"{walk.attention}.mixed"][head, 0]
-    weights = walk.steps[f"{walk.attention}.weights"][head, 0]
-    best = int(walk.weights[head].argmax())
-    word = walk.words[best].text
-    piece = max(walk.words[best].places, key=lambda place: float(weights[place]))
-    terms = " + ".join(f"{_signed(a)}·{_signed(b)}" for a, b in zip(asked[:3], keys[piece, :3], strict=True))
-    named = walk.words[best].pieces[walk.words[best].places.index(piece)]
-    dots = [_scored(walk, head, place) for place in walk.words[best].places]
-    scaled, total = float(walk.scaled_scores[head, best]), walk.scaled_scores[head]
-    joined = dots[0] if len(dots) == 1 else "ln(" + " + ".join(f"e^({dot})" for dot in dots) + ")"
-    share, top = float(walk.weights[head, best]), float(total.max())
-    raised = f"e^({fixed(scaled)} {MINUS} {_signed(top)})"
-    order = weights.argsort(descending=True)[:3].tolist()
-    mix = " + ".join(f"{fixed(float(weights[place]))}·{_signed(values[place, 0])}" for place in order)
-    return {
-        "dot": f"q·k({named}) = {terms} + … = {fixed(float(walk.scores[head, piece]))}",
-        "scale": f"s({word}) = {joined} = {fixed(scaled)}",
-        "softmax": f"weight({word}) = {raised} / {fixed(float((total - top).exp().sum()), 3)} = {fixed(share, 3)}",
-        "mixed": f"first value: {mix}{' + …' if len(weights) > 3 else ''} = {fixed(float(mixed[0]))}",
-    }
-
-
-def _scored(walk: Walkthrough, head: int, place: int) -> str:
-    """The formula of one score with its numbers."""
-    added = walk.steps.get(f"{walk.attention}.added_scores")
-    distance = "" if added is None else fixed(float(added[head, 0, place]))
-    return walk.score(fixed(float(walk.scores[head, place])), distance)
-
-
-def _pieces(walk: Walkthrough) -> list[tuple[str, int]]:
-    """Label and place of every token, in order; pieces of a longer word are named beside it."""
-    return [
-        (word_label(walk.words, number, piece=piece if len(word.pieces) > 1 else None), place)
-        for number, word in enumerate(walk.words)
-        for piece, place in zip(word.pieces, word.places, strict=True)
+def _pieces(walk: Walkthrough) -> list[tuple[str, int, int]]:
+    """Label of each token that is drawn, its slot among them, its place in the text; pieces of a word are named."""
+    found = [
+        (word_label(walk.words, number, piece=piece if len(walk.words[number].pieces) > 1 else None), place)
+        for number in detailed(walk)
+        for piece, place in zip(walk.words[number].pieces, walk.words[number].places, strict=True)
     ]
+    return [(label, slot, place) for slot, (label, place) in enumerate(found)]
 
 
 def _first_values(slots: Slots, paths: Sequence[str]) -> str:
@@ -380,10 +305,4 @@ def _first_values(slots: Slots, paths: Sequence[str]) -> str:
     *parts, total = (slots.at(f"{path}/0") for path in paths)
     if not parts:
         return ""
-    return f"first value: {' + '.join([fixed(parts[0]), *map(_signed, parts[1:])])} = {fixed(total)}"
-
-
-def _signed(value: Tensor | float) -> str:
-    """A number as a factor: in brackets if negative."""
-    shown = fixed(float(value))
-    return f"({shown})" if shown.startswith(MINUS) else shown
+    return f"first value: {' + '.join([fixed(parts[0]), *map(signed, parts[1:])])} = {fixed(total)}"
