@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from regard.errors import RegardError
+from regard.errors import RegardError, unknown
+from regard.explain.links import RULES, links_by
 from regard.explain.result import Block, Grid, Note, Result
 from regard.explain.trace import Trace, check_range
 from regard.explain.words import Word, join_keys, join_rows
@@ -28,19 +30,22 @@ class Alignment(Result):
     """(target words, source words)."""
     layer: int
     head: int | None
+    rule: str = "target"
+    """How links are made of weights (see regard.explain.links)."""
 
     def links(self) -> list[tuple[int, int]]:
-        """Hard links (source word, target word): each target word to the source word with the largest weight.
+        """Hard links (source word, target word) by the rule: by default each target word's largest weight.
 
         Tokens that belong to no word are left out, on both sides.
         """
         sources = [place for place, word in enumerate(self.source) if word.number is not None]
-        found = []
-        for row, word in enumerate(self.target):
-            if word.number is not None and sources:
-                best = max(sources, key=lambda place: float(self.weights[row, place]))
-                found.append((int(self.source[best].number or 0), word.number))
-        return sorted(found)
+        targets = [place for place, word in enumerate(self.target) if word.number is not None]
+        if not sources or not targets:
+            return []
+        found = links_by(self.rule, self.weights[targets][:, sources])
+        return sorted(
+            (int(self.source[sources[a]].number or 0), int(self.target[targets[b]].number or 0)) for a, b in found
+        )
 
     def pharaoh(self) -> str:
         """The links as alignment tools write them: `0-0 1-2 2-1`, source first, words counted from 0."""
@@ -74,6 +79,7 @@ class Alignment(Result):
             "weights": self.weights.tolist(),
             "layer": self.layer,
             "head": self.head,
+            "rule": self.rule,
             "pharaoh": self.pharaoh(),
         }
 
@@ -84,13 +90,18 @@ def align(
     head: int | None = None,
     by_chunk: bool = False,
     row: int = 0,
+    rule: str = "target",
+    after: bool = False,
 ) -> Alignment:
     """Word alignment of one text of the trace.
 
     `layer`: by default the one before the last (its cross-attention is the sharpest in translation models, Garg et
     al. 2019, section 3), or the only one; `head`: by default the mean; `by_chunk`: words are what stands between
-    blanks, as alignment files count them.
+    blanks, as alignment files count them; `rule`: how links are made (`regard.explain.links.RULES`); `after`: a word's
+    row is that of the position that has just read it, not of the one that answers it (Chen et al. 2020, section 3.1).
     """
+    if rule not in RULES:
+        raise unknown("rule", rule, RULES)
     places = [place for place in trace.layers if place.startswith("decoder.")]
     layer = max(0, len(places) - 2) if layer is None else layer
     check_range("layer", layer, len(places))
@@ -105,5 +116,7 @@ def align(
     else:
         raise RegardError("this model has no attention to align by: its encoder leaves one state for the whole text")
     source_words, target_words = trace.words(row, "source", by_chunk), trace.words(row, "produced", by_chunk)
+    if after:  # the end token is read by nobody: it keeps its own row
+        chosen = torch.cat([chosen[1:], chosen[-1:]])
     joined = join_rows(join_keys(chosen, source_words), target_words)
-    return Alignment(source_words, target_words, joined, layer, head)
+    return Alignment(source_words, target_words, joined, layer, head, rule)

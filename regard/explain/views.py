@@ -187,7 +187,8 @@ def _attribution(trace: Trace, options: Options) -> list[Result]:
 
 
 def _alignment(trace: Trace, options: Options) -> list[Result]:
-    return [align(trace, options.layer, options.head, row=row) for row in range(len(trace.source))]
+    rule, rows = options.method or "target", range(len(trace.source))
+    return [align(trace, options.layer, options.head, row=row, rule=rule) for row in rows]
 
 
 def _lens(trace: Trace, options: Options) -> list[Result]:
@@ -241,7 +242,10 @@ VIEWS: dict[str, View] = {
         _attribution,
     ),
     "alignment": View(
-        "where each produced word looked in the source", "translators with attention", ("layer", "head"), _alignment
+        "where each produced word looked in the source; --method is the rule for links",
+        "translators with attention",
+        ("layer", "head", "method"),
+        _alignment,
     ),
     "lens": View(
         "what each layer would answer, and which parts speak for it",

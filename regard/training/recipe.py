@@ -188,6 +188,21 @@ class Score(Part):
     length_penalty: float = 0.6
 
 
+class Guided(Part):
+    """One head of the cross-attention learns given word links (see regard.training.guided)."""
+
+    links: str = ""
+    """A file of links, a line a training pair: `0-0 1-2`, words between blanks counted from 0. Empty: none."""
+    layer: int = Field(0, ge=0)
+    """Of the decoder."""
+    head: int = Field(0, ge=0)
+    weight: float = Field(0.1, gt=0)
+    """How much the alignment's loss counts."""
+    after: bool = True
+    """The position that has just read a word is its row (Chen et al. 2020, "Accurate Word Alignment Induction from
+    Neural Machine Translation", section 3.1); false: the one that is about to answer it."""
+
+
 class Recipe(Part):
     """Everything that makes a model."""
 
@@ -202,6 +217,7 @@ class Recipe(Part):
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     training: Training = Training()
+    guided: Guided = Guided()
     score: Score = Score()
 
     @model_validator(mode="after")
@@ -217,6 +233,12 @@ class Recipe(Part):
             raise ValueError(
                 f"{self.task} needs model.type {' or '.join(_MODELS_OF[self.task])}, not {self.model.type}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _guided_suits(self) -> Recipe:
+        if self.guided.links and self.model.type != "transformer":
+            raise ValueError(f"guided attention is for model.type transformer, not {self.model.type}")
         return self
 
     @model_validator(mode="after")

@@ -80,7 +80,7 @@ def test_what_is_not_known_is_told():
     trace = traced("gpt")
     for names, options, message in [
         (["lense"], Options(), "no view 'lense'; did you mean lens"),
-        (["heads"], Options(method="alti"), "heads takes no method: that is for contribution, attribution"),
+        (["heads"], Options(method="alti"), "heads takes no method: that is for contribution, attribution, alignment"),
         (["contribution"], Options(method="alto"), "no method 'alto'; did you mean alti"),
         (
             ["intervention"],

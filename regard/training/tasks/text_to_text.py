@@ -13,6 +13,7 @@ from regard.data.sources import Pair, read_cmudict, read_pairs
 from regard.errors import RegardError
 from regard.modalities.text import Codec, symbol_codec, train_bpe
 from regard.models.base import Model
+from regard.training.guided import Guide, Noted
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result, evaluate, search_of
@@ -30,6 +31,8 @@ class TextToTextTask:
     valid_pairs: list[Pair]
     test_pairs: list[Pair]
     counts: dict[str, int]
+    guide: Guide | None = None
+    """Word links that one head learns."""
 
     @classmethod
     def prepare(cls, recipe: Recipe, begun: Path | None) -> TextToTextTask:
@@ -42,7 +45,8 @@ class TextToTextTask:
             raise RegardError(f"no training pair is within data.max_tokens = {recipe.data.max_tokens}")
         counts = {f"{name}_pairs": len(pairs) for name, pairs in parts.items()}
         valid = tokenise(codec, parts["valid"], recipe.model.fields["max_position_embeddings"])
-        return cls(recipe, codec, train, valid, parts["valid"], parts["test"], counts)
+        guide = Guide(recipe.guided, codec, parts["train"]) if recipe.guided.links else None
+        return cls(recipe, codec, train, valid, parts["valid"], parts["test"], counts, guide)
 
     def make_model(self) -> Model:
         target = self.codec.target
@@ -50,7 +54,11 @@ class TextToTextTask:
         return begin_from(self.recipe.model.make(vocab_size=target.vocab_size, **special), self.recipe.start)
 
     def loss(self, model: Model, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
-        return smoothed_cross_entropy(model(batch.source, batch.target), batch.answers, smoothing)
+        if self.guide is None or not model.training:
+            return smoothed_cross_entropy(model(batch.source, batch.target), batch.answers, smoothing)
+        with Noted(model, self.recipe.guided) as noted:
+            loss, plain = smoothed_cross_entropy(model(batch.source, batch.target), batch.answers, smoothing)
+        return loss + self.recipe.guided.weight * self.guide.loss(model, batch, noted.x, noted.memory), plain
 
     def predictions(self, batch: Batch) -> int:
         return len(batch.answers)
