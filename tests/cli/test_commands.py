@@ -90,3 +90,52 @@ def test_a_reader_that_goes_away_is_no_error(folder):
     command = f"{sys.executable} -m regard explain --model {folder} Python | head -1"
     ended = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
     assert "Traceback" not in ended.stderr
+
+
+def test_views_are_listed_and_asked(regard, folder, tmp_path):
+    listed = regard("explain", "--list").out
+    for name in ("walkthrough", "similarity", "contribution", "intervention", "generation"):
+        assert name in listed
+    shown = regard("explain", folder, "Python crawls", "--view", "lens", "--view", "heads")
+    assert "What each layer would answer" in shown.out
+    assert "looks" in shown.out
+    files = [tmp_path / name for name in ("one.html", "one.png", "one.csv", "one.json")]
+    options = [
+        part for file in files for part in (f"--{file.suffix[1:] if file.suffix != '.json' else 'json-file'}", file)
+    ]
+    ended = regard("explain", folder, "Python crawls", "--view", "contribution", *options)
+    assert ended.code == 0
+    assert not ended.out
+    assert files[0].read_text().startswith("<!doctype html>")
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert files[2].read_text().startswith("view,block,row,column,value\ncontribution,")
+    assert json.loads(files[3].read_text())["views"][0]["view"] == "contribution"
+
+
+def test_the_beam_is_shown_as_a_tree(regard, folder):
+    numbers = json.loads(regard("explain", folder, "Python crawls", "--view", "generation", "--beams", 3, "--json").out)
+    assert numbers["views"][0]["tree"]["children"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--view", "lenses"], "no view 'lenses'; did you mean lens"),
+        (["--method", "alti"], "method needs a view"),
+        (["--view", "heads", "--method", "alti"], "heads takes no method"),
+        (["--view", "walkthrough", "--kind", "crossed"], "no kind of attention 'crossed'; did you mean cross"),
+        (["--view", "walkthrough", "--layer", "9"], "there is no layer 9: there are layers 0 to"),
+        (["--view", "walkthrough", "--position", "99"], "there is no token 99: there are tokens 0 to"),
+        (["--view", "walkthrough", "--query", "snail"], "no word 'snail'"),
+        (["--view", "context"], "give two or more that share a word"),
+        (["--view", "heads", "--png", "heads.txt"], "heads.txt is no picture: its name ends in .png"),
+        (["--view", "generation", "--tokens", "5"], "tokens is no option of this model's views"),
+    ],
+)
+def test_what_is_wrong_with_a_view_is_one_line(regard, folder, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = regard("explain", folder, "Python crawls", *arguments)
+    assert ended.code == 2
+    assert message in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
