@@ -136,7 +136,7 @@ def _label(branch: Branch) -> Text:
 
 
 def _plain(first: str) -> RichTable:
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", caption_justify="left")
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", caption_justify="left")
     table.add_column(Text(first))
     return table
 
