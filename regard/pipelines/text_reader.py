@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from regard.models.base import Model
 from regard.models.bert import Bert, sentence_embeddings
 from regard.models.gpt import GPT
 from regard.models.ulmfit import Ulmfit, class_probabilities
+from regard.pipelines.bulk import FileRunner
 from regard.pipelines.explanation import Explanation, explain_traced
 from regard.sequences import Sequences
 
@@ -34,7 +35,7 @@ class Choice:
     probability: float
 
 
-class TextReader:
+class TextReader(FileRunner):
     """A model with its tokenizer."""
 
     def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
@@ -87,6 +88,26 @@ class TextReader:
             [Choice(self.tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)]
             for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    @property
+    def kind(self) -> str:
+        """What `rows` tells of a text: `classes`, hidden `words`, or its `embedding`."""
+        found = {"classify": "classes", "fill": "words", "embed": "embedding"}
+        return next(kind for ability, kind in found.items() if ability in self.abilities)
+
+    def rows(self, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """For each text what `regard run --jsonl` prints: classes, hidden words or a vector, whichever it is for."""
+        if self.kind == "classes":
+            for text, classes in zip(texts, self.classify(texts), strict=True):
+                best, listed = classes[0], [asdict(one) for one in classes]
+                yield {"source": text, "answer": f"{best.text}\t{best.probability:.4f}", "classes": listed}
+        elif self.kind == "words":
+            for text in texts:
+                words = [[asdict(one) for one in choices] for choices in self.fill(text)]
+                yield {"source": text, "answer": self.answers([text])[0], "words": words}
+        else:
+            for text, vector in zip(texts, self.embed(texts).tolist(), strict=True):
+                yield {"source": text, "embedding": vector}
 
     def answers(self, texts: Sequence[str]) -> list[str]:
         """One line a text: the most probable class, the text with its hidden words filled in, or nothing."""
