@@ -168,14 +168,22 @@ class CsvRecords(TextRecords):
         super().__init__(path, name)
         self._rows = csv.reader(self._decoded_lines())
         try:
-            self.columns = tuple(next(self._rows, []))
+            self.columns = self._header()
+            self.name = _column(path, self.columns, name)
+        except RegardError:
+            self.close()
+            raise
+
+    def _header(self) -> tuple[str, ...]:
+        try:
+            columns = tuple(next(self._rows, []))
         except csv.Error as error:
-            raise RegardError(f"{path}: the header cannot be read as CSV ({error})") from error
-        if any(_decoded(name.encode("utf-8", "surrogateescape"))[1] for name in self.columns):
-            raise RegardError(f"{path}: the header is not valid UTF-8")
-        if len(set(self.columns)) < len(self.columns):
-            raise RegardError(f"{path}: two columns have the same name")
-        self.name = _column(path, self.columns, name)
+            raise RegardError(f"{self.path}: the header cannot be read as CSV ({error})") from error
+        if any(_sound(column)[1] for column in columns):
+            raise RegardError(f"{self.path}: the header is not valid UTF-8")
+        if len(set(columns)) < len(columns):
+            raise RegardError(f"{self.path}: two columns have the same name")
+        return columns
 
     def _decoded_lines(self) -> Iterator[str]:
         """Bytes that are not UTF-8 pass as lone surrogates, so that one bad cell does not end the reading."""
@@ -218,12 +226,11 @@ class ParquetRecords(Records):
             raise RegardError(f"{path} is damaged or not a Parquet file: {error}") from error
         self.schema = self._file.schema_arrow
         self.columns = tuple(self.schema.names)
-        self.name = _column(path, self.columns, name)
-        kind = self.schema.field(self.name).type
-        while arrow.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-            raise RegardError(f"{path}: the column {self.name!r} holds {kind}, not texts")
+        try:
+            self.name = self._text_column(name)
+        except RegardError:
+            self.close()
+            raise
         self.size, self._read = self._file.metadata.num_rows, 0
 
     def windows(self, size: int) -> Iterator[Window]:
@@ -239,6 +246,16 @@ class ParquetRecords(Records):
                 yield Window(records, table)
         except arrow.ArrowException as error:
             raise RegardError(f"{self.path} is damaged after record {self._read}: {error}") from error
+
+    def _text_column(self, name: str | None) -> str:
+        arrow, _ = arrow_modules()
+        found = _column(self.path, self.columns, name)
+        kind: Any = self._file.schema_arrow.field(found).type
+        if arrow.types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+            raise RegardError(f"{self.path}: the column {found!r} holds {kind}, not texts")
+        return found
 
     def close(self) -> None:
         self._file.close()

@@ -241,7 +241,8 @@ def _opened(journal: Journal, paths: dict[str, Path], table: Table) -> Iterator[
             elif not path.exists() or path.stat().st_size < size:
                 raise RegardError(f"{path} is not what its journal says; --restart begins anew")
             files[name] = stack.enter_context(path.open("r+b"))
-            files[name].truncate(size)
+            if size is not None:
+                files[name].truncate(size)
             files[name].seek(0, os.SEEK_END)
             sync_folder(path.parent)
         yield files
