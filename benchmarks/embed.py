@@ -245,9 +245,8 @@ def compare(options: argparse.Namespace, folder: Path) -> list[str]:
     tokenizer.no_truncation()
     lengths = [len(one.ids) for one in tokenizer.encode_batch(texts)]
     padded = sum(max(lengths[at : at + BATCH]) * len(lengths[at : at + BATCH]) for at in range(0, len(lengths), BATCH))
-    lines = [
-        f"{len(texts):,} texts, {sum(lengths):,} tokens; unsorted batches of {BATCH}: {sum(lengths) / padded:.0%} tokens.",
-    ]
+    share = f"{sum(lengths) / padded:.0%} of the places hold one"
+    lines = [f"{len(texts):,} texts, {sum(lengths):,} tokens; in unsorted, padded batches of {BATCH} {share}."]
     for precision in options.precisions:
         arranged = [(name, workers) for name, (_, kinds) in CONTENDERS.items() if precision in kinds
                     for workers in arrangements(name, options)]  # fmt: skip

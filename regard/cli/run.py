@@ -32,6 +32,7 @@ def run(
     beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept; 1 is greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="alpha of the paper; 0: none. Used with --beams.")] = 0.6,
     tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a language model.")] = 50,
+    precision: Annotated[str, typer.Option(help="Of an encoder's matrices: fp32 or bf16.")] = "fp32",
     jsonl: Annotated[bool, typer.Option(help="One JSON object a line: source, answers, scores, alignment.")] = False,
     alignment: Annotated[
         Optional[Path], typer.Option(help="Write word alignments (0-0 1-2 ...), one line a text.")  # noqa: UP045
@@ -58,11 +59,15 @@ def run(
     loaded = load(model)
     if alignment and not (isinstance(loaded, TextToText) and loaded.aligns):
         raise RegardError(f"--alignment needs a translator with attention; {model} is none")
-    options: dict[str, Any] = {}
+    options: dict[str, Any]
+    if precision != "fp32" and isinstance(loaded, TextToText | LanguageModel):
+        raise RegardError(f"--precision is for encoders and classifiers; {model} is none")
     if isinstance(loaded, TextToText):
         options = {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None}
     elif isinstance(loaded, LanguageModel):
         options = {"tokens": tokens, "beams": beams}
+    else:
+        options = {"precision": precision}
     if input_file and output_file and bulk:
         from regard.cli.progress import Shown
 

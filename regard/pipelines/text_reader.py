@@ -14,7 +14,7 @@ from regard.errors import RegardError
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
-from regard.layers.packed import Precision, packed
+from regard.layers.packed import packed
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
 from regard.models.base import Model
@@ -56,7 +56,7 @@ class TextReader(FileRunner):
         return (*(named[head] for head in heads if head in named), "embed")
 
     def embed(
-        self, texts: Sequence[str], pooling: str = "mean", precision: Precision = "fp32"
+        self, texts: Sequence[str], pooling: str = "mean", precision: str = "fp32"
     ) -> Float[Tensor, "texts width"]:
         """One vector of length 1 a text: dot products are cosines. `pooling`: mean, or first (the [CLS] token).
 
@@ -71,7 +71,7 @@ class TextReader(FileRunner):
             return torch.empty(0, self.model.config.width)
         return by_length(ids, lambda batch: sentence_embeddings(model.hidden(batch), pooling), self.model.device)  # type: ignore[arg-type]
 
-    def classify(self, texts: Sequence[str], precision: Precision = "fp32") -> list[list[Choice]]:
+    def classify(self, texts: Sequence[str], precision: str = "fp32") -> list[list[Choice]]:
         """For each text the classes with their probabilities, the most probable first; `precision` see `embed`."""
         self._needs("classify")
         model = self._for(len(texts), precision)
@@ -112,13 +112,15 @@ class TextReader(FileRunner):
         found = {"classify": "classes", "fill": "words", "embed": "embedding"}
         return next(kind for ability, kind in found.items() if ability in self.abilities)
 
-    def rows(self, texts: Sequence[str], precision: Precision = "fp32") -> Iterator[dict[str, Any]]:
+    def rows(self, texts: Sequence[str], precision: str = "fp32") -> Iterator[dict[str, Any]]:
         """For each text what `regard run --jsonl` prints: classes, hidden words or a vector, whichever it is for."""
         if self.kind == "classes":
             for text, classes in zip(texts, self.classify(texts, precision), strict=True):
                 best, listed = classes[0], [asdict(one) for one in classes]
                 yield {"source": text, "answer": f"{best.text}\t{best.probability:.4f}", "classes": listed}
         elif self.kind == "words":
+            if precision != "fp32":
+                raise RegardError(f"hidden words are filled in with fp32, not {precision}")
             for text in texts:
                 words = [[asdict(one) for one in choices] for choices in self.fill(text)]
                 yield {"source": text, "answer": self.answers([text])[0], "words": words}
@@ -193,7 +195,7 @@ class TextReader(FileRunner):
     def _sequences(self, texts: Sequence[str]) -> Sequences:
         return Sequences.of_ids([self.check(text) for text in texts], self.model.device)
 
-    def _for(self, texts: int, precision: Precision) -> Any:
+    def _for(self, texts: int, precision: str) -> Any:
         """The model that answers: a packed copy where it is asked for, or where so many texts are worth it."""
         if precision not in ("fp32", "bf16"):
             raise RegardError(f"precision is fp32 or bf16, not {precision!r}")
@@ -206,7 +208,7 @@ class TextReader(FileRunner):
         # Whoever changed a weight since gets a new copy.
         state = (precision, *(parameter._version for parameter in self.model.parameters()))
         if self._packed is None or self._packed[0] != state:
-            self._packed = (state, packed(self.model, precision))
+            self._packed = (state, packed(self.model, "bf16" if precision == "bf16" else "fp32"))
         return self._packed[1]
 
     def _needs(self, ability: str) -> None:
