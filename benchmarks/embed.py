@@ -54,7 +54,7 @@ def sentences_of_the_library() -> list[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
                 found |= {" ".join(one.split()) for one in re.split(r"(?<=[.!?])\s+|\n\s*\n", text)}
-    return sorted(one for one in found if 3 <= len(one.split()) <= 100)
+    return sorted(one for one in found if 3 <= len(one.split()) <= 100 and ">>>" not in one)
 
 
 def read_texts(path: Path) -> list[str]:
