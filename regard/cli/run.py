@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TextIO
 
 import typer
 
+from regard.cli.search_options import prepared, with_search_options
+
 if TYPE_CHECKING:
     from regard.pipelines.language_model import LanguageModel
     from regard.pipelines.text_reader import TextReader
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _BLOCK = 512
 
 
+@with_search_options
 def run(
     model: Annotated[str, typer.Argument(help="A model of the package (en-fr, g2p) or a model folder.")],
     texts: Annotated[Optional[list[str]], typer.Argument(metavar="[TEXT...]", help="Texts to answer.")] = None,  # noqa: UP045
@@ -37,10 +40,13 @@ def run(
     alignment: Annotated[
         Optional[Path], typer.Option(help="Write word alignments (0-0 1-2 ...), one line a text.")  # noqa: UP045
     ] = None,
+    search: dict[str, Any] = {},  # noqa: B006 (never changed)
 ) -> None:
     """Answer texts, one answer a line, in order: a translation, a continuation, a class, hidden words or a vector.
 
-    Example: regard run en-fr "Open the file." --beams 4
+    Example: regard run en-fr "Open the file." --beams 4 --must fichier --n-best 2 --jsonl
+
+    Example: regard run en-fr "Open the file." --temperature 0.8 --top-p 0.9 --seed 1
     """
     from regard.cli.console import input_lines, valid_text
     from regard.errors import RegardError
@@ -51,6 +57,9 @@ def run(
     if texts and input_file:
         raise RegardError("give texts or --input, not both")
     loaded = load(model)
+    options, heads = prepared(search)
+    if search and not isinstance(loaded, TextToText | LanguageModel):
+        raise RegardError(f"{model} cannot generate: leave --{next(iter(search)).replace('_', '-')} out")
     if alignment and not (isinstance(loaded, TextToText) and loaded.aligns):
         raise RegardError(f"--alignment needs a translator with attention; {model} is none")
     lines: Iterable[str] = (valid_text(text) for text in texts) if texts else input_lines(input_file)
@@ -58,11 +67,12 @@ def run(
     with ExitStack() as stack:
         answers = _opened(output_file, stack) or sys.stdout
         links = _opened(alignment, stack)
-        for batch in _blocks(lines, block):
+        for place, batch in enumerate(_blocks(lines, block)):
+            options["first_number"] = place * block
             if isinstance(loaded, TextToText):
-                found = _translated(loaded, batch, beams, length_penalty, jsonl or links is not None)
+                found = _translated(loaded, batch, beams, length_penalty, jsonl or links is not None, heads, options)
             elif isinstance(loaded, LanguageModel):
-                found = _continued(loaded, batch, tokens, beams)
+                found = _continued(loaded, batch, tokens, beams, heads, options)
             else:
                 found = _read(loaded, batch)
             for row in found:
@@ -74,25 +84,43 @@ def run(
 
 
 def _translated(
-    loaded: TextToText, texts: list[str], beams: int, alpha: float, aligned: bool
+    loaded: TextToText,
+    texts: list[str],
+    beams: int,
+    alpha: float,
+    aligned: bool,
+    heads: list[tuple[int, int]],
+    options: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """The answers of a translator."""
-    for text, found in zip(texts, loaded.hypotheses(texts, beams, alpha), strict=True):
+    for text, found in zip(texts, loaded.hypotheses(texts, beams, alpha, **options), strict=True):
         listed = [
             {"text": loaded.codec.target.decode(one.tokens), "score": one.score, "log_p": one.log_probability}
             for one in found
         ]
         row: dict[str, Any] = {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
         if aligned and loaded.aligns:
-            row["alignment"] = loaded.align(text, found[0].tokens).pharaoh()
+            row["alignment"] = loaded.align(text, found[0].tokens, heads).pharaoh()
+        if heads:
+            row["attention"] = loaded.attention(text, found[0].tokens, heads).tolist()
         yield row
 
 
-def _continued(loaded: LanguageModel, texts: list[str], tokens: int, beams: int) -> Iterator[dict[str, Any]]:
+def _continued(
+    loaded: LanguageModel,
+    texts: list[str],
+    tokens: int,
+    beams: int,
+    heads: list[tuple[int, int]],
+    options: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
     """What a language model writes after each text, the text before it."""
-    for text, found in zip(texts, loaded.hypotheses(texts, tokens, beams), strict=True):
+    for text, found in zip(texts, loaded.hypotheses(texts, tokens, beams, **options), strict=True):
         listed = [{"text": text + loaded.continuation(text, one.tokens), "log_p": one.log_probability} for one in found]
-        yield {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
+        row = {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
+        if heads:
+            row["attention"] = loaded.attention(text, found[0].tokens, heads).tolist()
+        yield row
 
 
 def _read(loaded: TextReader, texts: list[str]) -> Iterator[dict[str, Any]]:

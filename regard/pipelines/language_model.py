@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from regard.errors import RegardError
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
+from regard.generation.looking import Head, attention_of
 from regard.generation.search import Hypothesis, Search, search
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
 from regard.models.base import Model
 from regard.models.ulmfit import AwdLstm
 from regard.pipelines.explanation import Explanation, explain_traced
+from regard.pipelines.searching import Loaded, drafting, in_tokens
 from regard.sequences import Sequences
 
 
@@ -28,20 +32,53 @@ class LanguageModel:
         self.name, self.tokenizer = name, tokenizer
         self.model: Any = model
 
-    def generate(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> list[str]:
-        """Each text with what the model writes after it: up to so many tokens, or until it ends the text."""
-        found = self.hypotheses(texts, tokens, beams)
+    def generate(self, texts: Sequence[str], tokens: int = 50, beams: int = 1, **options: Any) -> list[str]:
+        """Each text with what the model writes after it: up to so many tokens, or until it ends the text.
+
+        The other options are those of `hypotheses`.
+        """
+        found = self.hypotheses(texts, tokens, beams, **options)
         return [text + self.continuation(text, one[0].tokens) for text, one in zip(texts, found, strict=True)]
 
-    def hypotheses(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> list[list[Hypothesis]]:
-        """All continuations found, the best first; `tokens` of each are those that are new."""
-        if tokens < 1 or beams < 1:
-            raise RegardError("tokens and beams are 1 or more")
-        prompts = [self.prompt(text) for text in texts]
-        end = self.tokenizer.special.eos
-        room = self.limit or 1 << 30
-        how = Search(None, -1 if end is None else end, beams, 0.0, extra_length=tokens, limit=room)
-        return search(self.model, Sequences.of_ids(prompts, self.model.device), how)
+    def hypotheses(
+        self,
+        texts: Sequence[str],
+        tokens: int = 50,
+        beams: int = 1,
+        draft: Loaded | Literal["source"] | None = None,
+        first_number: int = 0,
+        **options: Any,
+    ) -> list[list[Hypothesis]]:
+        """All continuations found, the best first; `tokens` of each are those that are new.
+
+        `options`: those of `regard.generation.settings.Search` by name, with `prefix`, `must` and `must_not` as text;
+        `draft`, a smaller model or "source"; `first_number`, the number of the first text, on which samples depend.
+        """
+        how = self.search(tokens, beams, **options)
+        drafts = drafting(draft, self)
+        source = Sequences.of_ids([self.prompt(text) for text in texts], self.model.device)
+        numbers = range(first_number, first_number + len(texts))
+        return search(self.model, source, how, numbers=numbers, draft=drafts)
+
+    def search(self, tokens: int, beams: int = 1, length_penalty: float = 0.0, **options: Any) -> Search:
+        if tokens < 1:
+            raise RegardError(f"tokens must be a whole number of 1 or more, not {tokens}")
+        special = self.tokenizer.special
+        end = -1 if special.eos is None else special.eos
+        begun = self.tokenizer.encode("")  # what a tokenizer puts around every text
+        given = in_tokens(options, self.tokenizer.encode, self.tokenizer.decode, {end, *begun})
+        return Search(None, end, beams, length_penalty, extra_length=tokens, limit=self.limit or 1 << 30, **given)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Number of each token."""
+        return dict(self.tokenizer.inner.get_vocab())
+
+    def attention(
+        self, text: str, answer: Sequence[int], heads: Sequence[Head]
+    ) -> Float[Tensor, "heads produced keys"]:
+        """Where each new token, and what would follow the last, looked in the text so far: of named (layer, head)."""
+        source = Sequences.of_ids([self.prompt(text)], self.model.device)
+        return attention_of(self.model, source, [answer], heads, self.search(1))[0]
 
     def continuation(self, text: str, tokens: Sequence[int]) -> str:
         """The text of new tokens, with the blank before it where there is one."""
