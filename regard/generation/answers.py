@@ -1,17 +1,22 @@
-"""Answers to many texts: tokenised, grouped by length, searched in batches."""
+"""Answers to many texts: tokenised, grouped by length, searched in batches, by a worker for each core."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from regard.generation.engine import Engine
 from regard.generation.search import search
 from regard.generation.settings import Generator, Hypothesis, Search
 from regard.generation.speculative import Draft
 from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec
 from regard.sequences import Sequences
+
+_ROWS = 128
+"""Beams of one batch at most: more need more memory and are no faster (benchmarks/translate.py)."""
 
 
 def answer(
@@ -29,10 +34,43 @@ def answer(
     What is drawn for a text depends on its number, counted from `first_number`, and not on its place in a batch.
     """
     encoded = codec.source.encode_many(texts)
-    order = sorted(range(len(texts)), key=lambda number: -len(encoded[number]))
-    while order:
-        room = max(1, batch_tokens // (len(encoded[order[0]]) * max(how.beams, how.answers)))
-        chosen, order = order[:room], order[room:]
+    workers = _workers(model, len(texts))
+    batches = _batches([len(one) for one in encoded], max(how.beams, how.answers), batch_tokens, workers)
+
+    def searched(worker: Generator, chosen: list[int]) -> Iterator[tuple[int, list[Hypothesis]]]:
         source = Sequences.of_ids([encoded[number] for number in chosen], device)
         numbers = [first_number + number for number in chosen]
-        yield from zip(chosen, search(model, source, how, numbers=numbers, draft=draft), strict=True)
+        return zip(chosen, search(worker, source, how, numbers=numbers, draft=draft), strict=True)
+
+    if workers == 1:
+        for chosen in batches:
+            yield from searched(model, chosen)
+        return
+    assert isinstance(model, Engine)
+    # One thread each is faster than all threads on every step: nobody waits for anybody. They share the weights.
+    threads, single = torch.get_num_threads(), model.with_threads(1)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for found in pool.map(lambda chosen: list(searched(single, chosen)), batches):
+                yield from found
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _workers(model: Generator, texts: int) -> int:
+    """Native code lets Python go on beside it; a model's own steps would only wait for each other."""
+    if not isinstance(model, Engine):
+        return 1
+    return max(1, min(model.threads or torch.get_num_threads(), texts // 2))
+
+
+def _batches(lengths: Sequence[int], rows: int, batch_tokens: int, workers: int) -> list[list[int]]:
+    """Numbers of texts by batch: the longest first, and no worker without one."""
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    share = -(-len(order) // workers)
+    found = []
+    while order:
+        room = min(batch_tokens // (lengths[order[0]] * rows), _ROWS // rows, share)
+        found.append(order[: max(1, room)])
+        order = order[max(1, room) :]
+    return found

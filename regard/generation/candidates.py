@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from torch import Tensor
 from regard.errors import RegardError
 from regard.generation.sampling import draw
 from regard.generation.scores import Texts, change
-from regard.generation.settings import Search
+from regard.generation.settings import BestGenerator, Generator, Search
 
 
 class Candidates(NamedTuple):
@@ -28,8 +28,28 @@ class Candidates(NamedTuple):
     """What they are ordered by: the totals, unless a search prefers others."""
 
 
+class Top(NamedTuple):
+    """The best next tokens of each row, the best first, where nobody needs the others."""
+
+    log_probabilities: Float[Tensor, "rows count"]
+    tokens: Int[Tensor, "rows count"]
+
+
+def next_scores(
+    model: Generator, tokens: Int[Tensor, "rows"], state: Any, how: Search, length: int
+) -> tuple[Float[Tensor, "rows vocabulary"] | Top, Any]:
+    """Logits of the next token; or the best tokens alone, where the model can name them (an engine) and the settings
+    ask for no more: the scores of the whole vocabulary then never lie in memory.
+    """
+    if length <= len(how.given) or how.reads_all or not isinstance(model, BestGenerator):
+        return model.step(tokens, state)
+    forbidden = (*how.forbidden, how.eos) if length <= how.min_tokens and how.eos >= 0 else how.forbidden
+    log_probabilities, words, state = model.best(tokens, state, 1 if how.beams == 1 else 2 * how.beams, forbidden)
+    return Top(log_probabilities, words), state
+
+
 def choose(
-    logits: Float[Tensor, "rows vocabulary"],
+    logits: Float[Tensor, "rows vocabulary"] | Top,
     how: Search,
     length: int,
     texts: Texts,
@@ -39,6 +59,8 @@ def choose(
 
     What is forbidden is never chosen, and penalties change what is; the log-probability stays the model's.
     """
+    if isinstance(logits, Top):
+        return logits.log_probabilities[:, 0], logits.tokens[:, 0]
     if length <= len(how.given):
         certain = logits.new_zeros(len(logits), dtype=torch.float32)
         return certain, torch.full((len(logits),), how.given[length - 1], device=logits.device)
@@ -58,7 +80,7 @@ def choose(
 
 
 def best_of(
-    logits: Float[Tensor, "rows_beams vocabulary"],
+    logits: Float[Tensor, "rows_beams vocabulary"] | Top,
     sums: Float[Tensor, "rows beams"],
     how: Search,
     length: int,
@@ -68,10 +90,13 @@ def best_of(
     if length <= len(how.given):
         return certain(sums, how.given[length - 1])
     rows, beams = sums.shape
-    totals = (sums[:, :, None] + log_probabilities(logits, how, length, texts).view(rows, beams, -1)).flatten(1)
+    of_all = not isinstance(logits, Top)
+    found = logits.log_probabilities if isinstance(logits, Top) else log_probabilities(logits, how, length, texts)
+    totals = (sums[:, :, None] + found.view(rows, beams, -1)).flatten(1)
     top, places = totals.topk(min(2 * beams, totals.shape[1]), dim=-1)
-    vocabulary = totals.shape[1] // beams
-    return Candidates(top, places // vocabulary, places % vocabulary, top)
+    each = totals.shape[1] // beams
+    tokens = places % each if of_all else logits.tokens.view(rows, -1).gather(1, places)
+    return Candidates(top, places // each, tokens, top)
 
 
 def certain(sums: Float[Tensor, "rows beams"], token: int) -> Candidates:

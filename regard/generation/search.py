@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from regard.errors import RegardError
-from regard.generation.candidates import Candidates, best_of, check_best, choose
+from regard.generation.candidates import Candidates, Top, best_of, check_best, choose, next_scores
 from regard.generation.constraints import best_that_must
 from regard.generation.contrastive import contrastive_search
 from regard.generation.diverse import best_of_groups
@@ -83,7 +83,7 @@ def _one_by_one(model: Generator, source: Sequences, how: Search, numbers: Seque
     sums = torch.zeros(rows, device=tokens.device)
     finished = [False] * rows
     for length in range(1, int(limits.max()) + 1):
-        logits, state = model.step(tokens, state)
+        logits, state = next_scores(model, tokens, state, how, length)
         going_on = active.tolist()
         texts = [[*before[row], *answers[row]] for row in going_on] if before else ()
         log_probabilities, tokens = choose(logits, how, length, texts, [drawn[row] for row in going_on if drawn])
@@ -127,7 +127,7 @@ def _beam_search(
     sums = torch.tensor([0.0] + [-torch.inf] * (beams - 1), device=device).repeat(len(active), 1)
     history = torch.empty(len(active), beams, 0, dtype=torch.long, device=device)
     for length in range(1, max(limits) + 1):
-        logits, state = model.step(tokens, state)
+        logits, state = next_scores(model, tokens, state, how, length)
         lefts = [limits[row // groups] - length for row in active]
         texts = _texts(history, [before[row // groups] for row in active]) if before else ()
         best = _candidates(logits, sums, how, length, texts, history, [row // groups for row in active], lefts)
@@ -161,7 +161,7 @@ def _beam_search(
 
 
 def _candidates(
-    logits: Float[Tensor, "rows_beams vocabulary"],
+    logits: Float[Tensor, "rows_beams vocabulary"] | Top,
     sums: Float[Tensor, "rows beams"],
     how: Search,
     length: int,
@@ -171,6 +171,8 @@ def _candidates(
     lefts: Sequence[int],
 ) -> Candidates:
     """How the beams of each row may go on, the best first."""
+    if isinstance(logits, Top):
+        return best_of(logits, sums, how, length, texts)
     if how.must:
         return best_that_must(logits, sums, how, length, texts, history, lefts)
     if how.groups > 1:

@@ -33,6 +33,15 @@ class Generator(Protocol):
     def step(self, tokens: Int[Tensor, "rows"], state: Any) -> tuple[Float[Tensor, "rows vocabulary"], Any]: ...
 
 
+@runtime_checkable
+class BestGenerator(Protocol):
+    """What an engine offers besides."""
+
+    def best(
+        self, tokens: Int[Tensor, "rows"], state: Any, count: int, forbidden: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows count"], Int[Tensor, "rows count"], Any]: ...
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """One answer: its tokens without the end token, log P(Y), and the score it was ranked by.
@@ -152,6 +161,11 @@ class Search:
     def looks_back(self) -> bool:
         """Whether the scores of the next token depend on what was written, beside what the model makes of it."""
         return self.repetition_penalty != 1 or self.no_repeat_ngram_size > 0 or bool(self.must_not)
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the scores of all tokens are needed, and not those of the best alone."""
+        return self.looks_back or self.samples or bool(self.must) or self.groups > 1
 
     @property
     def answers(self) -> int:

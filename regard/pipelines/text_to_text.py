@@ -23,11 +23,12 @@ from regard.modalities.text import Codec, Piece
 from regard.models.base import Model
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.explanation import Explanation, explain_traced
+from regard.pipelines.prepared import Prepared
 from regard.pipelines.searching import Loaded, drafting, in_tokens
 from regard.sequences import Sequences
 
 
-class TextToText:
+class TextToText(Prepared):
     """A model with its tokenizers."""
 
     def __init__(self, name: str, model: Model, codec: Codec | SubwordCodec) -> None:
@@ -66,7 +67,7 @@ class TextToText:
         drafts = drafting(draft, self)
         for text in texts:
             self.check(text)
-        yield from answer(self.model, self.codec, texts, how, draft=drafts, first_number=first_number)
+        yield from answer(self.generator(), self.codec, texts, how, draft=drafts, first_number=first_number)
 
     def search(self, beams: int, length_penalty: float, **options: Any) -> Search:
         config, target = self.model.config, self.codec.target
@@ -103,7 +104,7 @@ class TextToText:
         seen: list[Going] = []
         if beams > 1:
             source = Sequences.of_ids([self.check(text) for text in texts])
-            found = search(self.model, source, self.search(beams, 0.6), seen)
+            found = search(self.generator(), source, self.search(beams, 0.6), seen)
             return ask(self.trace(texts, [one[0].tokens for one in found]), views, options_of(options, seen=seen))
         return ask(self.trace(texts), views, options_of(options))
 
