@@ -39,6 +39,8 @@ def best_that_must(
     found = [_of_row(totals[row], history[row].tolist(), how, lefts[row], 2 * beams) for row in range(rows)]
     parts = zip(*found, strict=True)
     best, parents, tokens = (torch.tensor(part, device=sums.device) for part in parts)
+    broken = totals.flatten(1).amax(dim=-1).isnan()[:, None]  # not dropped: it is told
+    best = best.masked_fill(broken, torch.nan)
     ranks = -torch.arange(2 * beams, device=sums.device).expand_as(best).float()
     return Candidates(best, parents, tokens, ranks.masked_fill(best == -torch.inf, -torch.inf))
 

@@ -12,6 +12,7 @@ of beams, constraints, contrastive search and drafts have a file each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,14 +37,14 @@ Going = tuple[int, tuple[int, ...], float]
 
 @torch.inference_mode()
 def search(
-    model: Generator,
+    model: Any,
     source: Sequences,
     how: Search,
     seen: list[Going] | None = None,
     numbers: Sequence[int] | None = None,
     draft: Draft | None = None,
 ) -> list[list[Hypothesis]]:
-    """For each source its answers, the best first: one if greedy, up to `n_best` else.
+    """For each source the answers of a `Generator`, the best first: one if greedy, up to `n_best` else.
 
     Into `seen`, if given, goes every beam that was followed, step by step. `numbers` are those of the texts, 0, 1, ...
     by default: what is drawn depends on them. With a `draft` several tokens are read at once (speculative decoding).

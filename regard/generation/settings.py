@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -78,10 +78,10 @@ class Search:
     """How many answers to each text: the best of the beams (all of them by default), or so many samples (1)."""
     min_tokens: int = 0
     """No answer ends before it has so many tokens."""
-    length_rule: Literal["wu", "power"] = "wu"
-    """What log P is divided by: ((5 + length) / 6)^alpha (Wu et al. 2016), or length^alpha, where answers that the
-    limit cuts off are ranked among those that ended (Hugging Face)."""
-    early_stopping: bool | Literal["never"] = "never"
+    length_rule: str = "wu"
+    """What log P is divided by. wu: ((5 + length) / 6)^alpha (Wu et al. 2016). power: length^alpha, and answers that
+    the limit cuts off are ranked among those that ended (Hugging Face)."""
+    early_stopping: bool | str = "never"
     """When a beam search ends: with as many answers as beams (True), when none that goes on would be better if it ended
     now (False), or when none can become better ("never": the only one that misses nothing)."""
     coverage_penalty: float = 0.0

@@ -80,7 +80,8 @@ class DecoderModel(Model):
         self, tokens: Int[Tensor, "rows count"], state: TextState
     ) -> tuple[Float[Tensor, "rows count vocabulary"], TextState]:
         """Logits after each of several more tokens in each row; `state.cut` takes back those one does not want."""
-        return self.logits(self.advance(tokens, state)), state
+        hidden = self.advance(tokens, state)
+        return self.logits(hidden.flatten(0, 1)).unflatten(0, tokens.shape), state
 
     def advance(self, tokens: Int[Tensor, "rows count"], state: TextState) -> Float[Tensor, "rows count width"]:
         """The last hidden state at each of the new tokens; the state grows by them."""

@@ -1,5 +1,7 @@
 """A table as a model, and small random models of every family that reads several tokens at once."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -52,6 +54,7 @@ class Table:
 
     def __init__(self, chances) -> None:
         self.chances = chances
+        self.config = SimpleNamespace(vocab_size=6, max_position_embeddings=64)
 
     def start(self, source: Sequences) -> "Read":
         return Read([()] * len(source))
@@ -60,10 +63,24 @@ class Table:
         begun = [(*text, token) for text, token in zip(state.texts, tokens.tolist(), strict=True)]
         return torch.stack([self.chances(text[1:]) for text in begun]).log(), Read(begun)
 
+    def extend(self, tokens: torch.Tensor, state: "Read") -> tuple[torch.Tensor, "Read"]:
+        found = []
+        for token in tokens.unbind(dim=1):
+            logits, state = self.step(token, state)
+            found.append(logits)
+        return torch.stack(found, dim=1), state
+
 
 class Read:
     def __init__(self, texts: list[tuple[int, ...]]) -> None:
         self.texts = texts
+
+    @property
+    def length(self) -> int:
+        return len(self.texts[0])
+
+    def cut(self, length: int) -> None:
+        self.texts = [text[:length] for text in self.texts]
 
     def select(self, rows: torch.Tensor) -> "Read":
         return Read([self.texts[row] for row in rows.tolist()])

@@ -31,13 +31,8 @@ def test_a_seed_gives_the_same_text_whatever_the_batch(chosen, seed, samples):
 
 def test_other_seeds_numbers_and_samples_give_other_texts():
     model, source = built("llama"), Sequences.of_ids([TEXTS[0]])
-    found = {
-        search(model, source, Search(None, 2, extra_length=12, temperature=3.0, seed=seed), numbers=[number])[0][
-            0
-        ].tokens
-        for seed in range(5)
-        for number in range(5)
-    }
+    hows = [Search(None, 2, extra_length=12, temperature=3.0, seed=seed) for seed in range(5)]
+    found = {search(model, source, how, numbers=[number])[0][0].tokens for how in hows for number in range(5)}
     assert len(found) > 20
     [samples] = search(model, source, Search(None, 2, extra_length=12, temperature=3.0, seed=1, n_best=9))
     assert len({one.tokens for one in samples}) > 6
