@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("regard/generation/native")
-FLAGS = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -fopenmp -fPIC".split()
+FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")
 
@@ -35,7 +35,9 @@ class NativeKernels(BuildHookInterface):
 
 def compile_kernels(folder: Path, target: Path) -> bool:
     """Whether the kernels were compiled into `target`."""
-    compiler = next((one for one in (os.environ.get("CXX"), "c++", "g++", "clang++") if one and shutil.which(one)), None)
+    compiler = next(
+        (one for one in (os.environ.get("CXX"), "c++", "g++", "clang++") if one and shutil.which(one)), None
+    )
     if compiler is None or os.environ.get("REGARD_NATIVE") == "0" or not sys.platform.startswith("linux"):
         return False
     architecture = f"-march={os.environ.get('REGARD_ARCH', 'native')}"
@@ -50,10 +52,11 @@ def compile_kernels(folder: Path, target: Path) -> bool:
             subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         told = getattr(error, "stderr", "") or str(error)
-        print(f"regard: the native kernels could not be compiled, the package works without them: {told}", file=sys.stderr)
+        print(
+            f"regard: the native kernels could not be compiled, the package works without them: {told}", file=sys.stderr
+        )
         target.unlink(missing_ok=True)
         return False
     finally:
         built.unlink(missing_ok=True)
     return True
-

@@ -11,7 +11,6 @@ are asked for. Where there are no native kernels, or a part has no operations, t
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,16 +22,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.errors import RegardError
-from regard.generation.matrices import PRECISIONS, Precision
-from regard.generation.native import CallStruct, OperationStruct, library
+from regard.generation.matrices import Precision, checked_precision
+from regard.generation.native import OperationStruct, library
 from regard.generation.program import (
+    MEMORY,
     Program,
     UnsupportedPartError,
-    memory_name,
     write_decoder,
     write_encoder,
     write_memories,
 )
+from regard.generation.running import Code, Room, run, run_over_texts
 from regard.layers.positions import LearnedPositions, SinusoidalPositions, sinusoids
 from regard.models.base import Model
 from regard.models.decoder import DecoderModel
@@ -40,17 +40,17 @@ from regard.models.transformer import Transformer
 from regard.sequences import Sequences
 
 _FIRST_ROOM = 64
+"""Positions that a cache has room for at first."""
 
 
-def prepare(model: Model, precision: Precision = "int8", threads: int | None = None) -> Engine | Model:
+def prepare(model: Model, precision: str = "int8", threads: int | None = None) -> Engine | Model:
     """An engine for the model, or the model itself where none can be made (`isinstance(answer, Engine)` tells)."""
-    if precision not in PRECISIONS:
-        raise RegardError(f"a precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    chosen = checked_precision(precision)
     if library() is None or model.device.type != "cpu":
         return model
     try:
         with torch.no_grad():
-            return Engine(model, precision, threads)
+            return Engine(model, chosen, threads)
     except UnsupportedPartError:
         return model
 
@@ -60,7 +60,7 @@ class Engine:
 
     def __init__(self, model: Model, precision: Precision, threads: int | None = None) -> None:
         self.model, self.threads = model, threads
-        self.reader: _Code | None = None
+        self.reader: Code | None = None
         decoder: Any = getattr(model, "decoder", None)
         if not isinstance(model, Transformer | DecoderModel):
             raise UnsupportedPartError(type(model).__name__)
@@ -71,7 +71,7 @@ class Engine:
             write_encoder(reader, model.encoder.layers, getattr(model.encoder, "positions", None))
             reader.norm(model.encoder.norm, "x", "x")
             write_memories(reader, decoder.layers)
-            self.reader = _Code(reader)
+            self.reader = Code(reader)
         program = Program(precision, positions)
         program.embed(model.embedding.weight, *_places(model, positions))
         program.norm(getattr(model, "target_embedding_norm", nn.Identity()), "x", "x")
@@ -80,10 +80,10 @@ class Engine:
         program.top(*_head(model))
         self.vocabulary = model.config.vocab_size
         last = program.logits()
-        self.best_code = _Code(program)
-        self.fill_code = _Code(program, program.sealed(self._filling))
-        self.step_code = _Code(program, (OperationStruct * len(program.operations))(*program.operations[:-1], last))
-        self._rooms: list[_Room] = []
+        self.best_code = Code(program)
+        self.fill_code = Code(program, program.sealed(self._filling))
+        self.step_code = Code(program, (OperationStruct * len(program.operations))(*program.operations[:-1], last))
+        self._rooms: list[Room] = []
 
     # --- what search knows of a model ---
 
@@ -106,6 +106,28 @@ class Engine:
         self._run(self.step_code, tokens, state)
         logits = state.room.buffers["logits"]
         return logits[: len(tokens) * self.vocabulary].view(len(tokens), self.vocabulary).clone(), state
+
+    def extend(
+        self, tokens: Int[Tensor, "rows count"], state: EngineState
+    ) -> tuple[Float[Tensor, "rows count vocabulary"], EngineState]:
+        """Logits after each of several more tokens a row, read at once; `state.cut` takes back those not wanted."""
+        rows, count = tokens.shape
+        if state.table is not None:
+            raise RegardError("beams read one token at a time")
+        state.make_room(int(state.positions.max(initial=0)) + count)
+        places = (state.positions[:, None] + np.arange(count, dtype=np.int32)).astype(np.int32).flatten()
+        slots, families = np.repeat(state.slots, count), np.repeat(state.families, count)
+        call = {"families": families.ctypes.data}
+        if state.sources is not None:
+            call["sources"] = state.sources.ctypes.data
+        self._call(self.step_code, state, tokens.flatten(), places, slots, **call)
+        state.positions = state.positions + np.int32(count)
+        logits = state.room.buffers["logits"][: rows * count * self.vocabulary]
+        return logits.view(rows, count, self.vocabulary).clone(), state
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
 
     def best(
         self, tokens: Int[Tensor, "rows"], state: EngineState, count: int, forbidden: Sequence[int] = ()
@@ -132,7 +154,7 @@ class Engine:
 
     # --- running ---
 
-    def _run(self, code: _Code, tokens: Tensor, state: EngineState, **call: int) -> None:
+    def _run(self, code: Code, tokens: Tensor, state: EngineState, **call: int) -> None:
         """One step of every row."""
         state.make_room(int(state.positions.max(initial=0)) + 1)
         table = state.table
@@ -146,54 +168,31 @@ class Engine:
 
     def _call(
         self,
-        code: _Code,
+        code: Code,
         state: EngineState,
-        tokens: Tensor | None,
-        positions: np.ndarray,
-        slots: np.ndarray,
+        tokens: Tensor,
+        positions: Int[np.ndarray, "rows"],
+        slots: Int[np.ndarray, "rows"],
         **call: int,
     ) -> None:
-        room, native, rows = state.room, library(), len(positions)
-        assert native is not None
-        if tokens is not None:
-            tokens = tokens.long().contiguous()
-            call["tokens"] = tokens.data_ptr()
-        room.grow(code, rows)
-        struct = CallStruct(
-            rows=rows,
-            threads=self.threads or torch.get_num_threads(),
-            buffers=room.pointers(code, state.memories),
-            positions=positions.ctypes.data,
-            caches=ctypes.addressof(room.cache_pointers),
-            slots=slots.ctypes.data,
-            room=room.length,
-            rounded=room.rounded.data_ptr(),
-            row_scales=room.row_scales.data_ptr(),
-            **call,
-        )
-        native.regard_run(code.operations, len(code.operations), ctypes.byref(struct))
+        tokens = tokens.long().contiguous()
+        call |= {"tokens": tokens.data_ptr(), "slots": slots.ctypes.data}
+        run(code, state.room, positions, self.threads, state.memories, **call)
 
     def _read_sources(self, source: Sequences, state: EngineState) -> None:
         """The encoder, and the keys and values of its memory for every layer of the decoder."""
         assert isinstance(self.model, Transformer)
         assert self.reader is not None
-        layout, room = source.layout, state.room
-        offsets = np.concatenate([[0], np.cumsum(layout.lengths)]).astype(np.int32)
-        state.sources = offsets
+        layout = source.layout
+        state.sources = layout.offsets.numpy().astype(np.int32)
         state.memories = {
             name: torch.empty(layout.tokens * width)
             for name, width in self.reader.widths.items()
-            if name.startswith(memory_name(0)[:-1])
+            if name.startswith(MEMORY)
         }
-        lengths = np.asarray(layout.lengths)
-        begins, ends = np.repeat(offsets[:-1], lengths), np.repeat(offsets[1:], lengths)
         with torch.inference_mode():
             embedded = self.model.embed(source).values
-        room.grow(self.reader, layout.tokens)
-        room.buffers["x"][: embedded.numel()] = embedded.flatten()
-        places = (np.arange(layout.tokens, dtype=np.int32) - begins).astype(np.int32)
-        pointers = {"begins": begins.ctypes.data, "ends": ends.ctypes.data}
-        self._call(self.reader, state, None, places, places, **pointers)
+        run_over_texts(self.reader, state.room, embedded, layout, self.threads, state.memories)
 
     def _read_texts(self, texts: Sequences, state: EngineState) -> None:
         """Fill the caches with all but the last token of each text."""
@@ -207,63 +206,13 @@ class Engine:
         slots = np.repeat(state.slots, lengths)
         self._call(self.fill_code, state, tokens, places, slots)
 
-    def _room(self) -> _Room:
-        return self._rooms.pop() if self._rooms else _Room(self.best_code.caches)
+    def _room(self) -> Room:
+        return self._rooms.pop() if self._rooms else Room(self.best_code.caches)
 
-    def give_back(self, room: _Room) -> None:
+    def give_back(self, room: Room) -> None:
         """Keep the memory of a search that is over for the next one: fresh memory costs more than the work in it."""
         if len(self._rooms) < 4:
             self._rooms.append(room)
-
-
-class _Code:
-    """A program as it is run: its operations, and what they need."""
-
-    def __init__(self, program: Program, operations: Any = None) -> None:
-        self.operations = program.sealed() if operations is None else operations
-        self.widths, self.rounded, self.caches = dict(program.widths), program.rounded, list(program.caches)
-        self._kept = program
-
-
-class _Room:
-    """The memory of one search: buffers, caches, and rounded rows. It grows and is used again."""
-
-    def __init__(self, cache_widths: Sequence[int]) -> None:
-        self.cache_widths = cache_widths
-        self.buffers: dict[str, Tensor] = {}
-        self.rounded, self.row_scales = torch.empty(0, dtype=torch.int8), torch.empty(0)
-        self.caches: list[Tensor] = []
-        self.slots = self.length = 0
-        self.cache_pointers = (ctypes.c_void_p * max(1, len(cache_widths)))()
-        self._pointers: Any = None
-
-    def grow(self, code: _Code, rows: int) -> None:
-        """Make every buffer of a program long enough for so many rows."""
-        for name, width in code.widths.items():
-            if name.startswith("memory."):
-                continue
-            if name not in self.buffers or self.buffers[name].numel() < rows * width:
-                self.buffers[name] = torch.empty(rows * width)
-        padded = -(-rows // 16) * 16
-        if self.rounded.numel() < padded * code.rounded:
-            self.rounded = torch.zeros(padded * code.rounded, dtype=torch.int8)
-        if self.row_scales.numel() < padded:
-            self.row_scales = torch.zeros(padded)
-
-    def pointers(self, code: _Code, memories: dict[str, Tensor]) -> int:
-        """The address of the list of buffers, in the order of the program."""
-        found = [(memories.get(name) if name in memories else self.buffers[name]) for name in code.widths]
-        self._pointers = (ctypes.c_void_p * len(found))(*(tensor.data_ptr() for tensor in found))  # type: ignore[union-attr]
-        return ctypes.addressof(self._pointers)
-
-    def make_caches(self, slots: int, length: int) -> list[Tensor]:
-        """New caches of (slots, length, keys and values), the old ones given back; no copy."""
-        old = self.caches
-        self.caches = [torch.empty(slots, length, width) for width in self.cache_widths]
-        self.slots, self.length = slots, length
-        for number, cache in enumerate(self.caches):
-            self.cache_pointers[number] = cache.data_ptr()
-        return old
 
 
 @dataclass
@@ -275,7 +224,7 @@ class EngineState:
     """
 
     engine: Engine
-    room: _Room
+    room: Room
     positions: Int[np.ndarray, "rows"]
     families: Int[np.ndarray, "rows"]
     capacity: int = 1
@@ -306,6 +255,15 @@ class EngineState:
                 cache[:before, :used] = past[:before, :used]
         if self.table is not None:
             self.table = _wider(self.table, room.length)
+
+    @property
+    def length(self) -> int:
+        """Positions read so far, of the longest row."""
+        return int(self.positions.max(initial=0))
+
+    def cut(self, length: int) -> None:
+        """Forget what was read after the first `length` positions."""
+        self.positions = self.positions - np.int32(self.length - length)
 
     def select(self, rows: Int[Tensor, "chosen"]) -> EngineState:
         """The state of the chosen rows, in that order; a row may be chosen more than once."""
@@ -346,7 +304,7 @@ class EngineState:
 class _Owner:
     """Gives the room back when the last state that uses it is gone."""
 
-    def __init__(self, engine: Engine, room: _Room) -> None:
+    def __init__(self, engine: Engine, room: Room) -> None:
         self.engine, self.room = engine, room
 
     def __del__(self) -> None:

@@ -17,6 +17,14 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 _BLOCK = {"float32": 1, "bfloat16": 32, "int8": 64}
 
 
+def checked_precision(name: str) -> Precision:
+    """RegardError where it is none."""
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise RegardError(f"precision is one of {', '.join(PRECISIONS)}, not {name!r}")
+
+
 class Matrix:
     """A linear map, prepared: y = x W^T * factor + bias.
 

@@ -28,6 +28,10 @@ _OF_CACHE, _OF_MEMORY, _OF_ROWS = range(3)
 _ACTIVATIONS = {"": 0, "relu": 1, "gelu": 2, "gelu_new": 3, "silu": 4, "tanh": 5}
 
 
+MEMORY = "memory."
+"""What the names of the buffers begin with that hold keys and values of a source, one for each layer."""
+
+
 class UnsupportedPartError(Exception):
     """A part that has no operations: the model runs without a program, as it is."""
 
@@ -168,7 +172,14 @@ class Program:
         return width
 
     def _attend(
-        self, part: MultiHeadAttention, keys: int, source: str, width: int, stride: int, offset: int, added: Tensor | None
+        self,
+        part: MultiHeadAttention,
+        keys: int,
+        source: str,
+        width: int,
+        stride: int,
+        offset: int,
+        added: Tensor | None,
     ) -> None:
         """Attention, and its output added to x. `stride` and `offset` say where the keys of a row lie."""
         if part.heads // part.key_heads > 64:
@@ -247,12 +258,13 @@ def write_memories(program: Program, layers: nn.ModuleList) -> None:
 
 
 def memory_name(layer: int) -> str:
-    return f"memory.{layer}"
+    return f"{MEMORY}{layer}"
 
 
 def _stride(width: int) -> int:
     """How far keys and values of one position lie from those of the next: a power of two would put the keys that a
-    query looks at one after the other all into the same few lines of the processor's cache."""
+    query looks at one after the other all into the same few lines of the processor's cache.
+    """
     return width + 16
 
 

@@ -23,6 +23,7 @@ from regard.generation.candidates import Candidates, Top, best_of, check_best, c
 from regard.generation.constraints import best_that_must
 from regard.generation.contrastive import contrastive_search
 from regard.generation.diverse import best_of_groups
+from regard.generation.engine import Engine
 from regard.generation.looking import with_coverage
 from regard.generation.sampling import chances
 from regard.generation.settings import Generator, Hypothesis, Search, State, length_penalty
@@ -52,16 +53,17 @@ def search(
     numbers = range(len(source)) if numbers is None else numbers
     if not isinstance(model, Generator):
         raise RegardError(f"a {type(model).__name__} cannot generate: it has no start and step")
+    own = model.model if isinstance(model, Engine) else model  # what looks inside needs the model itself
     if draft is not None:
         return speculate(model, source, how, draft, numbers)
     if how.contrasts:
-        return contrastive_search(model, source, how, numbers)
+        return contrastive_search(own, source, how, numbers)
     if how.beams == 1:
         found = _one_by_one(model, source, how, numbers)
         return [found[row : row + how.answers] for row in range(0, len(found), how.answers)]
     ended = _beam_search(model, source, how, numbers, seen)
     if how.coverage_penalty:
-        ended = with_coverage(model, source, how, ended)
+        ended = with_coverage(own, source, how, ended)
     return [sorted(answers, key=lambda answer: -answer.score)[: how.answers] for answers in ended]
 
 

@@ -21,11 +21,12 @@ from regard.modalities.text import Piece
 from regard.models.base import Model
 from regard.models.ulmfit import AwdLstm
 from regard.pipelines.explanation import Explanation, explain_traced
+from regard.pipelines.prepared import Prepared
 from regard.pipelines.searching import Loaded, drafting, in_tokens
 from regard.sequences import Sequences
 
 
-class LanguageModel:
+class LanguageModel(Prepared):
     """A model with its tokenizer."""
 
     def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
@@ -58,7 +59,7 @@ class LanguageModel:
         drafts = drafting(draft, self)
         source = Sequences.of_ids([self.prompt(text) for text in texts], self.model.device)
         numbers = range(first_number, first_number + len(texts))
-        return search(self.model, source, how, numbers=numbers, draft=drafts)
+        return search(self.generator(), source, how, numbers=numbers, draft=drafts)
 
     def search(self, tokens: int, beams: int = 1, length_penalty: float = 0.0, **options: Any) -> Search:
         if tokens < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from regard.errors import RegardError
 from regard.generation.settings import Phrase, check_names
@@ -12,6 +12,7 @@ from regard.generation.speculative import Draft, ModelDraft, SourceDraft
 FROM_SOURCE = "source"
 
 
+@runtime_checkable
 class Loaded(Protocol):
     """A pipeline whose model may draft."""
 
