@@ -34,24 +34,37 @@ def answer(
     What is drawn for a text depends on its number, counted from `first_number`, and not on its place in a batch.
     """
     encoded = codec.source.encode_many(texts)
-    workers = _workers(model, len(texts))
-    batches = _batches([len(one) for one in encoded], max(how.beams, how.answers), batch_tokens, workers)
+    yield from searched(model, encoded, how, batch_tokens, device, draft, first_number)
 
-    def searched(worker: Generator, chosen: list[int]) -> Iterator[tuple[int, list[Hypothesis]]]:
-        source = Sequences.of_ids([encoded[number] for number in chosen], device)
+
+def searched(
+    model: Generator,
+    sources: Sequence[Sequence[int]],
+    how: Search,
+    batch_tokens: int = 4096,
+    device: torch.device | str = "cpu",
+    draft: Draft | None = None,
+    first_number: int = 0,
+) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """The same for texts that are token ids already."""
+    workers = _workers(model, len(sources))
+    batches = _batches([len(one) for one in sources], max(how.beams, how.answers), batch_tokens, workers)
+
+    def answered(worker: Generator, chosen: list[int]) -> Iterator[tuple[int, list[Hypothesis]]]:
+        source = Sequences.of_ids([sources[number] for number in chosen], device)
         numbers = [first_number + number for number in chosen]
         return zip(chosen, search(worker, source, how, numbers=numbers, draft=draft), strict=True)
 
     if workers == 1:
         for chosen in batches:
-            yield from searched(model, chosen)
+            yield from answered(model, chosen)
         return
     assert isinstance(model, Engine)
     # One thread each is faster than all threads on every step: nobody waits for anybody. They share the weights.
     threads, single = torch.get_num_threads(), model.with_threads(1)
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for found in pool.map(lambda chosen: list(searched(single, chosen)), batches):
+            for found in pool.map(lambda chosen: list(answered(single, chosen)), batches):
                 yield from found
     finally:
         torch.set_num_threads(threads)
