@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from regard.models.base import Model
 from regard.models.ulmfit import AwdLstm
 from regard.pipelines.explanation import Explanation, explain_traced
 from regard.pipelines.prepared import Prepared
-from regard.pipelines.searching import Loaded, drafting, in_tokens
+from regard.pipelines.searching import drafting, in_tokens
 from regard.sequences import Sequences
 
 
@@ -46,7 +46,7 @@ class LanguageModel(Prepared):
         texts: Sequence[str],
         tokens: int = 50,
         beams: int = 1,
-        draft: Loaded | Literal["source"] | None = None,
+        draft: Any = None,
         first_number: int = 0,
         **options: Any,
     ) -> list[list[Hypothesis]]:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 from regard.errors import RegardError
 from regard.generation.settings import Phrase, check_names
 from regard.generation.speculative import Draft, ModelDraft, SourceDraft
 
 FROM_SOURCE = "source"
-
-
-@runtime_checkable
-class Loaded(Protocol):
-    """A pipeline whose model may draft."""
-
-    name: str
-    model: Any
-
-    def vocabulary(self) -> dict[str, int]: ...
 
 
 def in_tokens(
@@ -44,8 +34,8 @@ def in_tokens(
     return found
 
 
-def drafting(draft: Loaded | Literal["source"] | None, loaded: Loaded) -> Draft | None:
-    """The draft of a name or pipeline. RegardError where its vocabulary is another."""
+def drafting(draft: Any, loaded: Any) -> Draft | None:
+    """A draft from a loaded model or "source". RegardError where its vocabulary is another."""
     if draft is None:
         return None
     if isinstance(draft, str):

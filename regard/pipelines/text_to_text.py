@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,7 +24,7 @@ from regard.models.base import Model
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.explanation import Explanation, explain_traced
 from regard.pipelines.prepared import Prepared
-from regard.pipelines.searching import Loaded, drafting, in_tokens
+from regard.pipelines.searching import drafting, in_tokens
 from regard.sequences import Sequences
 
 
@@ -58,7 +58,7 @@ class TextToText(Prepared):
         texts: Sequence[str],
         beams: int = 1,
         length_penalty: float = 0.6,
-        draft: Loaded | Literal["source"] | None = None,
+        draft: Any = None,
         first_number: int = 0,
         **options: Any,
     ) -> Iterator[tuple[int, list[Hypothesis]]]:

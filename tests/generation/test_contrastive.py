@@ -10,7 +10,7 @@ from regard.generation.search import Search, search
 from regard.models.seq2seq import Seq2Seq, Seq2SeqConfig
 
 TEXTS = [[5, 6, 7, 8, 3, 9], [9, 4], [10, 3, 10, 3, 10]]
-LENGTH, END = 8, 2
+LENGTH, END = 6, 2
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def plainly(model, source, bos, count, alpha):
     return text, False
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("alpha", [0.3, 0.8])
 def test_the_answers_of_equation_5(family, alpha):
     model = built(family)
     bos = 1 if family in ("transformer", "t5") else None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Table, built
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from regard import Sequences
@@ -15,6 +16,7 @@ from regard.generation.search import Search, search
 TEXTS = [[5, 6, 7], [9, 4, 3, 8], [10], [3, 3, 3, 3, 3], [8, 7]]
 
 
+@examples(max_examples=8)
 @given(
     chosen=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=5, unique=True),
     seed=st.integers(0, 99),
