@@ -101,6 +101,11 @@ class Mask:
         """0 where allowed, a very low finite score elsewhere (-inf would make NaN of a row without a key)."""
         return self._bias.to(dtype)
 
+    def for_groups(self, count: int) -> Mask:
+        """The same where every query stands `count` times, one after the other (heads that share their keys)."""
+        several = self.allowed.shape[2] > 1
+        return Mask(self.allowed.repeat(1, 1, count, 1)) if several and self.added is None else self
+
     @cached_property
     def _bias(self) -> Tensor:
         hidden = torch.zeros(self.allowed.shape, device=self.allowed.device).masked_fill_(~self.allowed, -1e9)
@@ -261,6 +266,7 @@ class MultiHeadAttention(Heads):
         queries = self.turned(queries, _by_row(positions, beams))
         if self.key_heads < self.heads:  # heads that share their keys are queries of one head
             queries = queries.unflatten(1, (self.key_heads, -1)).flatten(2, 3)
+            mask = None if mask is None else mask.for_groups(self.heads // self.key_heads)
         mixed = _in_full_precision(queries, cache.keys, cache.values, mask, self.scale)
         if self.key_heads < self.heads:
             mixed = mixed.unflatten(2, (-1, beams)).flatten(1, 2)
@@ -268,11 +274,15 @@ class MultiHeadAttention(Heads):
         return output
 
     def remember(
-        self, x: Float[Tensor, "rows width"], cache: KeyValueCache, positions: Int[Tensor, "rows"] | None = None
+        self,
+        x: Float[Tensor, "rows width"],
+        cache: KeyValueCache,
+        positions: Int[Tensor, "rows"] | None = None,
+        count: int = 1,
     ) -> None:
-        """Append the key and value of one new token a row to the cache."""
-        keys, values = self.split_pairs(self.project_memory(x)[:, None])
-        cache.append(self.turned(keys, _by_row(positions)), values)
+        """Append the keys and values of new tokens to the cache, `count` for each of its rows."""
+        keys, values = self.split_pairs(self.project_memory(x).unflatten(0, (-1, count)))
+        cache.append(self.turned(keys, _by_row(positions, count)), values)
 
     def steps(
         self,
@@ -353,12 +363,17 @@ class KeyValueCache:
         return self._values[:, :, : self.length]
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        if self.length == self._keys.shape[2]:
+        end = self.length + keys.shape[2]
+        while end > self._keys.shape[2]:
             self._keys = torch.cat([self._keys, torch.empty_like(self._keys)], dim=2)
             self._values = torch.cat([self._values, torch.empty_like(self._values)], dim=2)
-        self._keys[:, :, self.length] = keys[:, :, 0]
-        self._values[:, :, self.length] = values[:, :, 0]
-        self.length += 1
+        self._keys[:, :, self.length : end] = keys
+        self._values[:, :, self.length : end] = values
+        self.length = end
+
+    def cut(self, length: int) -> None:
+        """Forget what came after the first `length` positions."""
+        self.length = min(self.length, length)
 
     def select(self, rows: Int[Tensor, "chosen"]) -> KeyValueCache:
         """The cache of the chosen rows, in their order; a row may be chosen more than once."""

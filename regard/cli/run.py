@@ -12,10 +12,13 @@ from typing import Annotated, Any, Optional, TextIO
 
 import typer
 
+from regard.cli.search_options import prepared, with_search_options
+
 _BLOCK = 512
 _SOME_BAD = 3
 
 
+@with_search_options
 def run(
     model: Annotated[str, typer.Argument(help="A model of the package (en-fr, g2p) or a model folder.")],
     texts: Annotated[Optional[list[str]], typer.Argument(metavar="[TEXT...]", help="Texts to answer.")] = None,  # noqa: UP045
@@ -32,18 +35,21 @@ def run(
     beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept; 1 is greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="alpha of the paper; 0: none. Used with --beams.")] = 0.6,
     tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a language model.")] = 50,
-    precision: Annotated[str, typer.Option(help="Of an encoder's matrices: fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8, the fastest.")] = "fp32",
     jsonl: Annotated[bool, typer.Option(help="One JSON object a line: source, answers, scores, alignment.")] = False,
     alignment: Annotated[
         Optional[Path], typer.Option(help="Write word alignments (0-0 1-2 ...), one line a text.")  # noqa: UP045
     ] = None,
+    search: dict[str, Any] = {},  # noqa: B006 (never changed)
 ) -> None:
     """Answer texts, one answer a line, in order: a translation, a continuation, a class, hidden words or a vector.
 
     With --input and --output a run that was stopped goes on where it was; records that cannot be answered are told in
     OUTPUT.errors.jsonl, and the exit status is then 3.
 
-    Example: regard run en-fr "Open the file." --beams 4
+    Example: regard run en-fr "Open the file." --beams 4 --must fichier --n-best 2 --jsonl
+
+    Example: regard run en-fr "Open the file." --temperature 0.8 --top-p 0.9 --seed 1
     """
     from regard.cli.console import input_lines, valid_text
     from regard.errors import RegardError
@@ -56,18 +62,18 @@ def run(
     bulk = input_file and output_file and (input_file.is_file() or not input_file.exists())
     if (field or restart) and not bulk:
         raise RegardError(f"{'--field' if field else '--restart'} needs a file to read, --input, and one for --output")
-    loaded = load(model)
+    loaded = load(model, precision)
+    options, heads = prepared(search)
+    if search and not isinstance(loaded, TextToText | LanguageModel):
+        raise RegardError(f"{model} cannot generate: leave --{next(iter(search)).replace('_', '-')} out")
     if alignment and not (isinstance(loaded, TextToText) and loaded.aligns):
         raise RegardError(f"--alignment needs a translator with attention; {model} is none")
-    options: dict[str, Any]
-    if precision != "fp32" and isinstance(loaded, TextToText | LanguageModel):
-        raise RegardError(f"--precision is for encoders and classifiers; {model} is none")
+    if heads:
+        options["heads"] = heads
     if isinstance(loaded, TextToText):
-        options = {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None}
+        options |= {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None}
     elif isinstance(loaded, LanguageModel):
-        options = {"tokens": tokens, "beams": beams}
-    else:
-        options = {"precision": precision}
+        options |= {"tokens": tokens, "beams": beams}
     if input_file and output_file and bulk:
         from regard.cli.progress import Shown
 
@@ -96,8 +102,11 @@ def _print_answers(
     with ExitStack() as stack:
         answers = _opened(output_file, stack) or sys.stdout
         links = _opened(alignment, stack)
+        begun = 0
         for batch in blocks:
-            for row in loaded.rows(batch, **options):
+            numbers = range(begun, begun + len(batch))
+            begun += len(batch)
+            for row in loaded.rows(batch, numbers, **options):
                 if links:
                     print(row["alignment"], file=links)
                 row.setdefault("answer", line_of(row))

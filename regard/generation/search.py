@@ -4,127 +4,95 @@ A translator answers a source and begins with `bos`; a language model (`bos` Non
 
 Beam search with the length penalty of Wu et al. 2016 (equation 14), as in Vaswani et al. 2017, section 6.1:
 score = log P(Y) / ((5 + |Y|) / 6)^alpha, beam 4, alpha 0.6, at most 50 tokens more than the source.
+
+`settings` says what can be set, `scores` what changes the scores of the next token, `sampling` how one is drawn; groups
+of beams, constraints, contrastive search and drafts have a file each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from regard.errors import RegardError
+from regard.generation.candidates import Candidates, Top, best_of, check_best, choose, next_scores
+from regard.generation.constraints import best_that_must
+from regard.generation.contrastive import contrastive_search
+from regard.generation.diverse import best_of_groups
+from regard.generation.engine import Engine
+from regard.generation.looking import with_coverage
+from regard.generation.sampling import chances
+from regard.generation.settings import Generator, Hypothesis, Search, State, length_penalty
+from regard.generation.speculative import Draft, speculate
 from regard.sequences import Sequences
 
-
-class State(Protocol):
-    def select(self, rows: Int[Tensor, "chosen"]) -> Any: ...
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """What search knows of a model."""
-
-    def start(self, source: Sequences) -> Any: ...
-
-    def step(self, tokens: Int[Tensor, "rows"], state: Any) -> tuple[Float[Tensor, "rows vocabulary"], Any]: ...
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One answer: its tokens without the end token, log P(Y), and the score it was ranked by."""
-
-    tokens: tuple[int, ...]
-    log_probability: float
-    score: float
-    finished: bool = True
-    """False where the length limit cut it off."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """How to search: `beams` 1 is greedy."""
-
-    bos: int | None
-    """The first token of every answer; None where an answer continues its source (models without an encoder)."""
-    eos: int
-    beams: int = 1
-    length_penalty: float = 0.6
-    """alpha: 0 ranks by log P alone, larger values favour longer answers."""
-    extra_length: int = 50
-    """An answer has at most this many tokens more than its source."""
-    limit: int = 1 << 30
-    """And at most this many in all. Where it continues its source, that counts as a part of it in both."""
-    forbidden: tuple[int, ...] = ()
-    """Tokens that are never produced."""
-    first: int | None = None
-    """The first token of every answer, where it is given (BART)."""
-
-    @classmethod
-    def of_translator(cls, config: Any, beams: int, length_penalty: float) -> Search:
-        """How answers of an encoder-decoder are searched: its special tokens, and its limit on their length."""
-        return cls(
-            config.bos_token_id,
-            config.eos_token_id,
-            beams,
-            length_penalty,
-            limit=config.max_position_embeddings - 1,  # what begins the answer takes a place as well
-            forbidden=tuple({config.pad_token_id, config.bos_token_id} - {config.eos_token_id}),
-            first=getattr(config, "forced_bos_token_id", None),
-        )
-
-    def longest(self, source_length: int) -> int:
-        """Most tokens of an answer to a source of this length, not counting the source if it goes on from there."""
-        if self.bos is not None:
-            return min(source_length + self.extra_length, self.limit)
-        if source_length >= self.limit:
-            raise RegardError(f"a text of {source_length} tokens leaves no room to go on: {self.limit} are the limit")
-        return min(self.extra_length, self.limit - source_length)
-
-    def begin(self, source: Sequences) -> Int[Tensor, "rows"]:
-        """The token that each source's first step takes."""
-        if self.bos is not None:
-            return torch.full((len(source),), self.bos, device=source.values.device)
-        return source.values[source.layout.offsets[1:] - 1]
-
+__all__ = ["Generator", "Going", "Hypothesis", "Search", "State", "length_penalty", "search"]
 
 Going = tuple[int, tuple[int, ...], float]
 """A beam on its way: the number of its source, its tokens so far, log P of them."""
 
 
 @torch.inference_mode()
-def search(model: Generator, source: Sequences, how: Search, seen: list[Going] | None = None) -> list[list[Hypothesis]]:
-    """For each source its answers, the best first: one if greedy, up to `beams` else.
+def search(
+    model: Any,
+    source: Sequences,
+    how: Search,
+    seen: list[Going] | None = None,
+    numbers: Sequence[int] | None = None,
+    draft: Draft | None = None,
+) -> list[list[Hypothesis]]:
+    """For each source the answers of a `Generator`, the best first: one if greedy, up to `n_best` else.
 
-    Into `seen`, if given, goes every beam that was followed, step by step.
+    Into `seen`, if given, goes every beam that was followed, step by step. `numbers` are those of the texts, 0, 1, ...
+    by default: what is drawn depends on them. With a `draft` several tokens are read at once (speculative decoding).
     """
+    numbers = range(len(source)) if numbers is None else numbers
+    if not isinstance(model, Generator):
+        raise RegardError(f"a {type(model).__name__} cannot generate: it has no start and step")
+    own = model.model if isinstance(model, Engine) else model  # what looks inside needs the model itself
+    if draft is not None:
+        return speculate(model, source, how, draft, numbers)
+    if how.contrasts:
+        return contrastive_search(own, source, how, numbers)
     if how.beams == 1:
-        return [[answer] for answer in _greedy(model, source, how)]
-    return _beam_search(model, source, how, seen)
+        found = _one_by_one(model, source, how, numbers)
+        return [found[row : row + how.answers] for row in range(0, len(found), how.answers)]
+    ended = _beam_search(model, source, how, numbers, seen)
+    if how.coverage_penalty:
+        ended = with_coverage(own, source, how, ended)
+    return [sorted(answers, key=lambda answer: -answer.score)[: how.answers] for answers in ended]
 
 
-def length_penalty(length: int, alpha: float) -> float:
-    """((5 + length) / 6)^alpha; the end token counts."""
-    return float(((5 + length) / 6) ** alpha)
+# --- greedy and sampling ----------------------------------------------------------------------------------------------
 
 
-def _greedy(model: Generator, source: Sequences, how: Search) -> list[Hypothesis]:
-    rows = len(source)
-    state = model.start(source)
-    tokens = how.begin(source)
-    limits = torch.tensor([how.longest(length) for length in source.lengths], device=tokens.device)
+def _one_by_one(model: Generator, source: Sequences, how: Search, numbers: Sequence[int]) -> list[Hypothesis]:
+    """One answer a row: the best token each time, or one that is drawn; then several rows may share a source."""
+    count = how.answers
+    rows = len(source) * count
+    state, tokens = model.start(source), how.begin(source)
+    if count > 1:
+        repeated = torch.arange(len(source), device=tokens.device).repeat_interleave(count)
+        state, tokens = state.select(repeated), tokens[repeated]
+    drawn = [chances(how, number, sample) for number in numbers for sample in range(count)] if how.samples else []
+    before = [text for text in how.before(source) for _ in range(count)] if how.looks_back else []
+    limits = torch.tensor([how.longest(length) for length in source.lengths for _ in range(count)]).to(tokens.device)
     active = torch.arange(rows, device=tokens.device)
     answers: list[list[int]] = [[] for _ in range(rows)]
     sums = torch.zeros(rows, device=tokens.device)
     finished = [False] * rows
     for length in range(1, int(limits.max()) + 1):
-        logits, state = model.step(tokens, state)
-        log_probabilities, tokens = _log_softmax(logits, how, length).max(dim=-1)
+        logits, state = next_scores(model, tokens, state, how, length)
+        going_on = active.tolist()
+        texts = [[*before[row], *answers[row]] for row in going_on] if before else ()
+        log_probabilities, tokens = choose(logits, how, length, texts, [drawn[row] for row in going_on if drawn])
+        check_best(log_probabilities, length, [numbers[row // count] for row in going_on])
         sums[active] += log_probabilities
-        for row, token in zip(active.tolist(), tokens.tolist(), strict=True):
+        for row, token in zip(going_on, tokens.tolist(), strict=True):
             if token == how.eos:
                 finished[row] = True
             else:
@@ -136,43 +104,50 @@ def _greedy(model: Generator, source: Sequences, how: Search) -> list[Hypothesis
                 break
             active, tokens, state = active[kept], tokens[kept], state.select(kept)
     return [
-        _hypothesis(answer, total, done, how)
+        how.hypothesis(answer, total, done)
         for answer, total, done in zip(answers, sums.tolist(), finished, strict=True)
     ]
 
 
+# --- beams ------------------------------------------------------------------------------------------------------------
+
+
 def _beam_search(
-    model: Generator, source: Sequences, how: Search, seen: list[Going] | None = None
+    model: Generator, source: Sequences, how: Search, numbers: Sequence[int], seen: list[Going] | None
 ) -> list[list[Hypothesis]]:
-    """All sources at once; a source whose best answer cannot be beaten any more leaves the batch."""
-    beams, device = how.beams, source.values.device
-    found: list[list[Hypothesis]] = [[] for _ in source.lengths]
+    """All sources at once; a source whose best answer cannot be beaten any more leaves the batch.
+
+    Each group of beams is a search of its own: row r of `active` is group r % groups of source r // groups.
+    """
+    groups, beams, device = how.groups, how.beams // how.groups, source.values.device
     limits = [how.longest(length) for length in source.lengths]
-    active = list(range(len(source)))
-    state = model.start(source).select(torch.arange(len(source), device=device).repeat_interleave(beams))
-    tokens = how.begin(source).repeat_interleave(beams)
+    before = how.before(source) if how.looks_back else []
+    active = list(range(len(source) * groups))
+    found: list[list[Hypothesis]] = [[] for _ in active]
+    repeated = torch.arange(len(source), device=device).repeat_interleave(groups * beams)
+    state, tokens = model.start(source).select(repeated), how.begin(source)[repeated]
     # At the start all beams of a source are the same: only the first may go on.
-    sums = torch.tensor([0.0] + [-torch.inf] * (beams - 1), device=device).repeat(len(source), 1)
-    history = torch.empty(len(source), beams, 0, dtype=torch.long, device=device)
+    sums = torch.tensor([0.0] + [-torch.inf] * (beams - 1), device=device).repeat(len(active), 1)
+    history = torch.empty(len(active), beams, 0, dtype=torch.long, device=device)
     for length in range(1, max(limits) + 1):
-        logits, state = model.step(tokens, state)
-        candidates = sums[:, :, None] + _log_softmax(logits, how, length).view(len(active), beams, -1)
-        vocabulary = candidates.shape[-1]
-        # With 2 x beams candidates at least `beams` of them do not end here.
-        top, places = candidates.flatten(1).topk(min(2 * beams, beams * vocabulary), dim=-1)
-        parents, words = places // vocabulary, places % vocabulary
-        ends = words == how.eos
-        _collect(found, active, history, top, parents, ends, beams, length, how)
-        order = (top.masked_fill(ends, -torch.inf)).topk(beams, dim=-1).indices
-        sums = top.masked_fill(ends, -torch.inf).gather(1, order)
-        parents, words = parents.gather(1, order), words.gather(1, order)
+        logits, state = next_scores(model, tokens, state, how, length)
+        lefts = [limits[row // groups] - length for row in active]
+        texts = _texts(history, [before[row // groups] for row in active]) if before else ()
+        best = _candidates(logits, sums, how, length, texts, history, [row // groups for row in active], lefts)
+        check_best(best.totals.amax(dim=-1), length, [numbers[row // groups] for row in active], empty=True)
+        ends = best.tokens == how.eos
+        _collect(found, active, history, best, ends, lefts, beams, how)
+        order = best.ranks.masked_fill(ends, -torch.inf).topk(beams, dim=-1).indices
+        sums = best.totals.masked_fill(ends, -torch.inf).gather(1, order)
+        parents, words = best.parents.gather(1, order), best.tokens.gather(1, order)
         history = torch.cat([history.gather(1, parents[:, :, None].expand(-1, -1, length - 1)), words[:, :, None]], -1)
         if seen is not None:
-            seen += _going(active, history, sums)
+            seen += _going([row // groups for row in active], history, sums)
+        going_on = sums.amax(dim=-1).tolist()
         kept = [
             place
             for place, row in enumerate(active)
-            if not _done(found[row], float(sums[place, 0]), length, limits[row], how)
+            if not _done(found[row], going_on[place], length, limits[row // groups], beams, how)
         ]
         for place, row in enumerate(active):
             if place not in kept and len(found[row]) < beams:
@@ -183,25 +158,61 @@ def _beam_search(
         rows = (keep[:, None] * beams + parents[keep]).flatten()
         active = [active[place] for place in kept]
         sums, history, tokens, state = sums[keep], history[keep], words[keep].flatten(), state.select(rows)
-    return [sorted(answers, key=lambda answer: -answer.score)[:beams] for answers in found]
+    return [
+        _answers(found[row : row + groups], beams, numbers[row // groups], how) for row in range(0, len(found), groups)
+    ]
+
+
+def _candidates(
+    logits: Float[Tensor, "rows_beams vocabulary"] | Top,
+    sums: Float[Tensor, "rows beams"],
+    how: Search,
+    length: int,
+    texts: Sequence[Sequence[int]],
+    history: Int[Tensor, "rows beams length"],
+    owners: Sequence[int],
+    lefts: Sequence[int],
+) -> Candidates:
+    """How the beams of each row may go on, the best first."""
+    if isinstance(logits, Top):
+        return best_of(logits, sums, how, length, texts)
+    if how.must:
+        return best_that_must(logits, sums, how, length, texts, history, lefts)
+    if how.groups > 1:
+        return best_of_groups(logits, sums, how, length, texts, owners)
+    return best_of(logits, sums, how, length, texts)
 
 
 def _collect(
     found: list[list[Hypothesis]],
     active: Sequence[int],
-    history: Tensor,
-    top: Tensor,
-    parents: Tensor,
-    ends: Tensor,
+    history: Int[Tensor, "rows beams length"],
+    best: Candidates,
+    ends: Bool[Tensor, "rows candidates"],
+    lefts: Sequence[int],
     beams: int,
-    length: int,
     how: Search,
 ) -> None:
-    """Take down the hypotheses that end at this step; one counts only if it is among the best `beams` candidates."""
-    for place, candidate in ends[:, :beams].nonzero().tolist():
-        if top[place, candidate] > -torch.inf:
-            answer = history[place, parents[place, candidate]].tolist()
-            found[active[place]].append(_hypothesis(answer, float(top[place, candidate]), True, how))
+    """Take down the hypotheses that end at this step; one counts only if it is among the best `beams` candidates.
+
+    Where cut off answers are ranked among the others (length_rule "power"), they end at the limit.
+    """
+    if how.length_rule == "power" and 0 in lefts:
+        closing = ends | (torch.tensor(lefts, device=ends.device) == 0)[:, None]
+    else:
+        closing = ends
+    for place, candidate in closing[:, :beams].nonzero().tolist():
+        total = float(best.totals[place, candidate])
+        if total > -torch.inf:
+            ended = bool(ends[place, candidate])
+            answer = history[place, best.parents[place, candidate]].tolist()
+            answer += [] if ended else [int(best.tokens[place, candidate])]
+            found[active[place]].append(how.hypothesis(answer, total, ended))
+
+
+def _texts(history: Int[Tensor, "rows beams length"], before: Sequence[Sequence[int]]) -> list[list[int]]:
+    """What stands before the next token of each beam."""
+    return [[*begun, *beam] for begun, beams in zip(before, history.tolist(), strict=True) for beam in beams]
 
 
 def _going(active: Sequence[int], history: Tensor, sums: Tensor) -> Iterator[Going]:
@@ -210,38 +221,30 @@ def _going(active: Sequence[int], history: Tensor, sums: Tensor) -> Iterator[Goi
         yield from ((row, tuple(beam), total) for beam, total in zip(beams, totals, strict=True) if total > -torch.inf)
 
 
-def _done(answers: list[Hypothesis], best_going: float, length: int, limit: int, how: Search) -> bool:
-    """Whether no hypothesis that still goes on can beat the worst of the `beams` best answers."""
+def _done(answers: list[Hypothesis], best_going: float, length: int, limit: int, beams: int, how: Search) -> bool:
+    """Whether no hypothesis that still goes on can beat the worst of the `beams` best answers (or early stopping)."""
     if length >= limit or best_going == -torch.inf:
         return True
-    if len(answers) < how.beams:
+    if len(answers) < beams:
         return False
-    worst = sorted((answer.score for answer in answers), reverse=True)[how.beams - 1]
-    longest = limit if how.length_penalty > 0 else length
-    return best_going / length_penalty(longest, how.length_penalty) <= worst
+    if how.early_stopping is True:
+        return True
+    worst = sorted((answer.score for answer in answers), reverse=True)[beams - 1]
+    longest = limit if how.length_penalty > 0 and how.early_stopping == "never" else length
+    return best_going / length_penalty(longest, how.length_penalty, how.length_rule) <= worst
 
 
 def _cut_off(history: Tensor, sums: Tensor, count: int, how: Search) -> list[Hypothesis]:
     """Hypotheses that the length limit stops: taken as they are, where too few have ended."""
     pairs = zip(history.tolist(), sums.tolist(), strict=True)
-    return [_hypothesis(answer, total, False, how) for answer, total in pairs if total > -torch.inf][:count]
+    return [how.hypothesis(answer, total, False) for answer, total in pairs if total > -torch.inf][:count]
 
 
-def _hypothesis(tokens: list[int], log_probability: float, finished: bool, how: Search) -> Hypothesis:
-    score = log_probability / length_penalty(len(tokens) + finished, how.length_penalty)
-    return Hypothesis(tuple(tokens), log_probability, score, finished)
-
-
-def _log_softmax(logits: Tensor, how: Search, length: int) -> Tensor:
-    """Log-probabilities of the model; what is forbidden is never chosen, the others keep their probability.
-
-    A first token that is given is certain.
-    """
-    if length == 1 and how.first is not None:
-        return torch.full_like(logits, -torch.inf, dtype=torch.float32).index_fill_(
-            1, torch.tensor([how.first], device=logits.device), 0.0
-        )
-    log_probabilities = logits.float().log_softmax(dim=-1)
-    if how.forbidden:
-        log_probabilities[:, list(how.forbidden)] = -torch.inf
-    return log_probabilities
+def _answers(found: Sequence[list[Hypothesis]], beams: int, number: int, how: Search) -> list[Hypothesis]:
+    """The best of each group; where coverage ranks them anew, all that have ended. None twice."""
+    kept = beams if not how.coverage_penalty else None
+    best = [sorted(group, key=lambda answer: -answer.score)[:kept] for group in found]
+    answers = list({(answer.tokens, answer.finished): answer for group in best for answer in group}.values())
+    if not answers:
+        raise RegardError(f"text {number + 1}: no answer within the limit keeps to the options")
+    return answers

@@ -92,11 +92,15 @@ class EncoderLayer(nn.Module):
         cache: KeyValueCache,
         mask: Mask | None = None,
         positions: Int[Tensor, "rows"] | None = None,
+        count: int = 1,
     ) -> Float[Tensor, "rows width"]:
-        """One new token a row, which sees itself and the past in the cache: a layer of a decoder without a source."""
+        """One new token a row, which sees itself and the past in the cache: a layer of a decoder without a source.
+
+        Or `count` tokens for each row of the cache; then the mask hides from each those that follow it.
+        """
         entered = self.self_attention_residual.enter(x)
-        self.self_attention.remember(entered, cache, positions)
-        seen = self.self_attention.step(entered, cache, mask=mask, positions=positions)
+        self.self_attention.remember(entered, cache, positions, count)
+        seen = self.self_attention.step(entered, cache, count, mask, positions)
         attended = self.self_attention_residual.leave(x, seen)
         entered_ffn = self.feed_forward_residual.enter(attended)
         return self.feed_forward_residual.leave(attended, self.feed_forward(entered_ffn))
@@ -150,13 +154,14 @@ class DecoderLayer(nn.Module):
         beams: int,
         memory_mask: Mask | None,
         mask: Mask | None = None,
+        count: int = 1,
     ) -> Float[Tensor, "rows width"]:
-        """The same for one new token a row; the past comes from the caches."""
+        """The same for one new token a row, or `count` of them; the past comes from the caches."""
         entered = self.self_attention_residual.enter(x)
-        self.self_attention.remember(entered, cache)
-        attended = self.self_attention_residual.leave(x, self.self_attention.step(entered, cache, mask=mask))
+        self.self_attention.remember(entered, cache, count=count)
+        attended = self.self_attention_residual.leave(x, self.self_attention.step(entered, cache, count, mask))
         asking = self.cross_attention_residual.enter(attended)
-        seen = self.cross_attention.step(asking, memory_cache, beams, memory_mask)
+        seen = self.cross_attention.step(asking, memory_cache, beams * count, memory_mask)
         informed = self.cross_attention_residual.leave(attended, seen)
         entered_ffn = self.feed_forward_residual.enter(informed)
         return self.feed_forward_residual.leave(informed, self.feed_forward(entered_ffn))

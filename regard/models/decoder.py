@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, cache_of, empty_cache, make_mask
+from regard.attention import KeyValueCache, Mask, cache_of, causal_mask, empty_cache, make_mask
 from regard.errors import RegardError
 from regard.layers.blocks import EncoderLayer
 from regard.models.base import Model
@@ -72,11 +72,26 @@ class DecoderModel(Model):
 
     def step(self, tokens: Int[Tensor, "rows"], state: TextState) -> tuple[Float[Tensor, "rows vocabulary"], TextState]:
         """Logits after one more token in each row; the state grows by that position."""
-        positions, mask = state.positions(tokens), state.mask()
-        hidden = self.place(self.lookup(tokens), positions)
+        return self.logits(self.advance(tokens[:, None], state)[:, 0]), state
+
+    # What some ways of generating need besides.
+
+    def extend(
+        self, tokens: Int[Tensor, "rows count"], state: TextState
+    ) -> tuple[Float[Tensor, "rows count vocabulary"], TextState]:
+        """Logits after each of several more tokens in each row; `state.cut` takes back those one does not want."""
+        hidden = self.advance(tokens, state)
+        return self.logits(hidden.flatten(0, 1)).unflatten(0, tokens.shape), state
+
+    def advance(self, tokens: Int[Tensor, "rows count"], state: TextState) -> Float[Tensor, "rows count width"]:
+        """The last hidden state at each of the new tokens; the state grows by them."""
+        rows, count = tokens.shape
+        positions, mask = state.positions(tokens).flatten(), state.mask(count)
+        hidden = self.place(self.lookup(tokens.flatten()), positions)
         for layer, cache in zip(self.decoder.layers, state.caches, strict=True):
-            hidden = _layer(layer).step(hidden, cache, mask, positions)
-        return self.logits(self.decoder.norm(hidden)), state
+            hidden = _layer(layer).step(hidden, cache, mask, positions, count)
+        found: Tensor = self.decoder.norm(hidden).view(rows, count, -1)
+        return found
 
     def _read(self, tokens: Sequences) -> list[KeyValueCache]:
         """Keys and values of every layer, each row moved to the right end of its cache."""
@@ -101,17 +116,29 @@ class TextState:
     missing: Int[Tensor, "rows"] | None
     """For each row how many places at the left of its caches hold no token; None where all rows are full."""
 
-    def positions(self, tokens: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
-        """Where the next token of each row stands in its text."""
-        length = torch.full_like(tokens, self.caches[0].length)
-        return length if self.missing is None else length - self.missing
+    @property
+    def length(self) -> int:
+        """Positions read so far."""
+        return self.caches[0].length
 
-    def mask(self) -> Mask | None:
-        """What the next token of each row may look at: itself and what came before it."""
+    def positions(self, tokens: Int[Tensor, "rows count"]) -> Int[Tensor, "rows count"]:
+        """Where the next tokens of each row stand in its text."""
+        places = torch.arange(tokens.shape[1], device=tokens.device) + self.length
+        return places.expand_as(tokens) if self.missing is None else places - self.missing[:, None]
+
+    def mask(self, count: int = 1) -> Mask | None:
+        """What the next tokens of each row may look at: themselves and what came before them."""
+        device, length = self.caches[0].keys.device, self.length + count
+        before = None if count == 1 else causal_mask(count, length, device)[None, None]
         if self.missing is None:
-            return None
-        places = torch.arange(self.caches[0].length + 1, device=self.missing.device)
-        return Mask((places >= self.missing[:, None])[:, None, None])
+            return None if before is None else Mask(before)
+        there = (torch.arange(length, device=device) >= self.missing[:, None])[:, None, None]
+        return Mask(there if before is None else there & before)
+
+    def cut(self, length: int) -> None:
+        """Forget what came after the first `length` positions."""
+        for cache in self.caches:
+            cache.cut(length)
 
     def select(self, rows: Int[Tensor, "chosen"]) -> TextState:
         """The state of the chosen rows, in that order."""

@@ -113,12 +113,12 @@ class T5(Transformer):
             return scores
         return F.linear(hidden * self.config.d_model**-0.5, self.embedding.weight)
 
-    def step_mask(self, state: DecoderState) -> Mask | None:
+    def step_mask(self, state: DecoderState, count: int = 1) -> Mask | None:
         """All that came before may be seen; what is added to the scores tells how far back it is."""
-        keys = torch.arange(state.length + 1, device=state.sources.device)
+        keys = torch.arange(state.length + count, device=state.sources.device)
         positions = self.decoder.positions
         assert isinstance(positions, RelativePositions)
-        return _placed(None, positions(keys[-1:], keys))
+        return _placed(super().step_mask(state, count), positions(keys[-count:], keys))
 
     @torch.no_grad()
     def _initialise(self) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, MultiHeadAttention, cache_of, empty_cache, make_mask
+from regard.attention import KeyValueCache, Mask, MultiHeadAttention, cache_of, causal_mask, empty_cache, make_mask
 from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import FeedForward
@@ -174,15 +174,33 @@ class Transformer(Model):
         self, tokens: Int[Tensor, "rows"], state: DecoderState
     ) -> tuple[Float[Tensor, "rows vocabulary"], DecoderState]:
         """Logits after one more token in each row; the state grows by that position."""
-        positions = torch.full_like(tokens, state.length)
-        hidden, mask = self.place_target(self.lookup(tokens), positions), self.step_mask(state)
-        for layer, cache, memory_cache in zip(self.decoder.layers, state.caches, state.memory_caches, strict=True):
-            hidden = _decoder_layer(layer).step(hidden, cache, memory_cache, state.beams, state.memory_mask, mask)
-        return self.logits(self.decoder.norm(hidden)), state
+        return self.logits(self.advance(tokens[:, None], state)[:, 0]), state
 
-    def step_mask(self, state: DecoderState) -> Mask | None:
-        """What the next token may look at among those before it: all of them."""
-        return None
+    # What some ways of generating need besides.
+
+    def extend(
+        self, tokens: Int[Tensor, "rows count"], state: DecoderState
+    ) -> tuple[Float[Tensor, "rows count vocabulary"], DecoderState]:
+        """Logits after each of several more tokens in each row; `state.cut` takes back those one does not want."""
+        hidden = self.advance(tokens, state)
+        return self.logits(hidden.flatten(0, 1)).unflatten(0, tokens.shape), state
+
+    def advance(self, tokens: Int[Tensor, "rows count"], state: DecoderState) -> Float[Tensor, "rows count width"]:
+        """The last hidden state at each of the new tokens; the state grows by them."""
+        rows, count = tokens.shape
+        positions = (torch.arange(count, device=tokens.device) + state.length).repeat(rows)
+        hidden, mask = self.place_target(self.lookup(tokens.flatten()), positions), self.step_mask(state, count)
+        beams, seen = state.beams, state.memory_mask
+        for layer, cache, memory_cache in zip(self.decoder.layers, state.caches, state.memory_caches, strict=True):
+            hidden = _decoder_layer(layer).step(hidden, cache, memory_cache, beams, seen, mask, count)
+        found: Tensor = self.decoder.norm(hidden).view(rows, count, -1)
+        return found
+
+    def step_mask(self, state: DecoderState, count: int = 1) -> Mask | None:
+        """What the next tokens may look at among those before them: all, but not those that follow."""
+        if count == 1:
+            return None
+        return Mask(causal_mask(count, state.length + count, state.sources.device)[None, None])
 
     def _initialise(self) -> None:
         """Xavier uniform for every matrix, as in the paper's own code; embeddings with deviation 1 / sqrt(d_model)."""
@@ -253,6 +271,11 @@ class DecoderState:
     def length(self) -> int:
         """Positions decoded so far."""
         return self.caches[0].length if self.caches else 0
+
+    def cut(self, length: int) -> None:
+        """Forget what came after the first `length` positions."""
+        for cache in self.caches:
+            cache.cut(length)
 
     def select(self, rows: Int[Tensor, "chosen"]) -> DecoderState:
         """The state of the chosen rows, in that order. Rows of the same source stay together."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import RegardError
+from regard.generation.matrices import checked_precision
 from regard.hub import gguf
 from regard.hub.huggingface import find_on_hub, is_huggingface, read_folder
 from regard.modalities.subwords import SubwordCodec, Subwords
@@ -39,11 +40,19 @@ _LANGUAGE_MODELS = (GPT, Llama, AwdLstm)
 _READERS = (Bert, Albert, Ulmfit, GPT)
 
 
-def load(name_or_folder: str = DEFAULT) -> Pipeline:
+def load(name_or_folder: str = DEFAULT, precision: str = "fp32") -> Pipeline:
     """A model by its name in the package or on the Hugging Face hub, or from its folder or a training run's folder.
 
+    `precision`: of the weights while it answers (fp32, bf16, int8); explanations are always float32.
     Raises RegardError for an unknown name (with the nearest) and for a missing or damaged folder.
     """
+    chosen = checked_precision(precision)
+    loaded = _load(name_or_folder)
+    loaded.precision = chosen
+    return loaded
+
+
+def _load(name_or_folder: str) -> Pipeline:
     if name_or_folder.endswith(gguf.SUFFIX):
         return _pipeline(name_or_folder, *gguf.read_file(Path(name_or_folder)))
     folder = _folder_of(name_or_folder)

@@ -204,7 +204,8 @@ class _Run:
         if not records:
             return {}, {}
         try:
-            rows = self.pipeline.rows([record.text for record in records], **self.options)
+            numbers = [record.number - 1 for record in records]
+            rows = self.pipeline.rows([record.text for record in records], numbers, **self.options)
             return {record.number: row for record, row in zip(records, rows, strict=True)}, {}
         except RegardError as error:
             reason = str(error)

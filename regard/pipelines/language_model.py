@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from regard.errors import RegardError
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
+from regard.generation.looking import Head, attention_of
 from regard.generation.search import Hypothesis, Search, search
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
@@ -19,49 +22,98 @@ from regard.models.base import Model
 from regard.models.ulmfit import AwdLstm
 from regard.pipelines.bulk import FileRunner
 from regard.pipelines.explanation import Explanation, explain_traced
+from regard.pipelines.prepared import Prepared
+from regard.pipelines.searching import drafting, in_tokens
 from regard.sequences import Sequences
 
 _TOGETHER = 32  # texts of one batch: their caches are in memory together
 
 
-class LanguageModel(FileRunner):
+class LanguageModel(Prepared, FileRunner):
     """A model with its tokenizer."""
 
     def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
         self.name, self.tokenizer = name, tokenizer
         self.model: Any = model
 
-    def generate(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> list[str]:
-        """Each text with what the model writes after it: up to so many tokens, or until it ends the text."""
-        found = self.hypotheses(texts, tokens, beams)
+    def generate(self, texts: Sequence[str], tokens: int = 50, beams: int = 1, **options: Any) -> list[str]:
+        """Each text with what the model writes after it: up to so many tokens, or until it ends the text.
+
+        The other options are those of `hypotheses`.
+        """
+        found = self.hypotheses(texts, tokens, beams, **options)
         return [text + self.continuation(text, one[0].tokens) for text, one in zip(texts, found, strict=True)]
 
-    def hypotheses(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> list[list[Hypothesis]]:
-        """All continuations found, the best first; `tokens` of each are those that are new."""
-        if tokens < 1 or beams < 1:
-            raise RegardError("tokens and beams are 1 or more")
-        prompts = [self.prompt(text) for text in texts]
-        end = self.tokenizer.special.eos
-        room = self.limit or 1 << 30
-        how = Search(None, -1 if end is None else end, beams, 0.0, extra_length=tokens, limit=room)
-        return search(self.model, Sequences.of_ids(prompts, self.model.device), how)
+    def hypotheses(
+        self,
+        texts: Sequence[str],
+        tokens: int = 50,
+        beams: int = 1,
+        draft: Any = None,
+        numbers: Sequence[int] | None = None,
+        **options: Any,
+    ) -> list[list[Hypothesis]]:
+        """All continuations found, the best first; `tokens` of each are those that are new.
+
+        `options`: those of `regard.generation.settings.Search` by name, with `prefix`, `must` and `must_not` as text;
+        `draft`, a smaller model or "source"; `numbers`, those of the texts (0, 1, ... by default), on which samples depend.
+        """
+        how = self.search(tokens, beams, **options)
+        drafts = drafting(draft, self)
+        source = Sequences.of_ids([self.prompt(text) for text in texts], self.model.device)
+        return search(self.generator(), source, how, numbers=numbers, draft=drafts)
+
+    def search(self, tokens: int, beams: int = 1, length_penalty: float = 0.0, **options: Any) -> Search:
+        if tokens < 1:
+            raise RegardError(f"tokens must be a whole number of 1 or more, not {tokens}")
+        special = self.tokenizer.special
+        end = -1 if special.eos is None else special.eos
+        begun = self.tokenizer.encode("")  # what a tokenizer puts around every text
+        given = in_tokens(options, self.tokenizer.encode, self.tokenizer.decode, {end, *begun})
+        return Search(None, end, beams, length_penalty, extra_length=tokens, limit=self.limit or 1 << 30, **given)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Number of each token."""
+        return dict(self.tokenizer.inner.get_vocab())
+
+    def attention(
+        self, text: str, answer: Sequence[int], heads: Sequence[Head]
+    ) -> Float[Tensor, "heads produced keys"]:
+        """Where each new token, and what would follow the last, looked in the text so far: of named (layer, head)."""
+        source = Sequences.of_ids([self.prompt(text)], self.model.device)
+        return attention_of(self.model, source, [answer], heads, self.search(1))[0]
 
     kind = "hypotheses"
 
-    def rows(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> Iterator[dict[str, Any]]:
-        """For each text what `regard run --jsonl` prints: source, answer and hypotheses, the text before each."""
+    def rows(
+        self,
+        texts: Sequence[str],
+        numbers: Sequence[int] | None = None,
+        heads: Sequence[Head] = (),
+        **options: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """For each text what `regard run --jsonl` prints: source, answer and hypotheses, the text before each.
+
+        With `heads` also where they looked; the other options, and `numbers`, are those of `hypotheses`.
+        """
         lengths = [len(self.check(text)) for text in texts]
-        order = sorted(range(len(texts)), key=lambda number: lengths[number])
+        numbers = range(len(texts)) if numbers is None else numbers
+        order = sorted(range(len(texts)), key=lambda place: lengths[place])
         found: dict[int, list[Hypothesis]] = {}
         for start in range(0, len(order), _TOGETHER):
             chosen = order[start : start + _TOGETHER]
-            found |= zip(chosen, self.hypotheses([texts[number] for number in chosen], tokens, beams), strict=True)
-        for number, text in enumerate(texts):
+            some = [texts[place] for place in chosen]
+            answers = self.hypotheses(some, numbers=[numbers[place] for place in chosen], **options)
+            found |= zip(chosen, answers, strict=True)
+        for place, text in enumerate(texts):
             listed = [
                 {"text": text + self.continuation(text, one.tokens), "log_p": one.log_probability}
-                for one in found[number]
+                for one in found[place]
             ]
-            yield {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
+            row: dict[str, Any] = {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
+            if heads:
+                row["attention"] = self.attention(text, found[place][0].tokens, heads).tolist()
+            yield row
 
     def continuation(self, text: str, tokens: Sequence[int]) -> str:
         """The text of new tokens, with the blank before it where there is one."""

@@ -56,11 +56,12 @@ class TextReader(FileRunner):
         return (*(named[head] for head in heads if head in named), "embed")
 
     def embed(
-        self, texts: Sequence[str], pooling: str = "mean", precision: str = "fp32"
+        self, texts: Sequence[str], pooling: str = "mean", precision: str | None = None
     ) -> Float[Tensor, "texts width"]:
         """One vector of length 1 a text: dot products are cosines. `pooling`: mean, or first (the [CLS] token).
 
-        `precision`: bf16 multiplies matrices in bfloat16, a few times as fast where the processor can.
+        `precision`: fp32, bf16 or int8 matrices, by default that of `regard.load`; the smaller ones are a few times as
+        fast where the processor can.
         """
         self._needs("embed")
         if pooling not in ("mean", "first"):
@@ -71,7 +72,7 @@ class TextReader(FileRunner):
             return torch.empty(0, self.model.config.width)
         return by_length(ids, lambda batch: sentence_embeddings(model.hidden(batch), pooling), self.model.device)  # type: ignore[arg-type]
 
-    def classify(self, texts: Sequence[str], precision: str = "fp32") -> list[list[Choice]]:
+    def classify(self, texts: Sequence[str], precision: str | None = None) -> list[list[Choice]]:
         """For each text the classes with their probabilities, the most probable first; `precision` see `embed`."""
         self._needs("classify")
         model = self._for(len(texts), precision)
@@ -112,15 +113,17 @@ class TextReader(FileRunner):
         found = {"classify": "classes", "fill": "words", "embed": "embedding"}
         return next(kind for ability, kind in found.items() if ability in self.abilities)
 
-    def rows(self, texts: Sequence[str], precision: str = "fp32") -> Iterator[dict[str, Any]]:
+    def rows(
+        self, texts: Sequence[str], numbers: Sequence[int] | None = None, precision: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """For each text what `regard run --jsonl` prints: classes, hidden words or a vector, whichever it is for."""
         if self.kind == "classes":
             for text, classes in zip(texts, self.classify(texts, precision), strict=True):
                 best, listed = classes[0], [asdict(one) for one in classes]
                 yield {"source": text, "answer": f"{best.text}\t{best.probability:.4f}", "classes": listed}
         elif self.kind == "words":
-            if precision != "fp32":
-                raise RegardError(f"hidden words are filled in with fp32, not {precision}")
+            if (precision or self.precision) != "fp32":
+                raise RegardError(f"hidden words are filled in with fp32, not {precision or self.precision}")
             for text in texts:
                 words = [[asdict(one) for one in choices] for choices in self.fill(text)]
                 yield {"source": text, "answer": self.answers([text])[0], "words": words}

@@ -6,12 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from regard.errors import RegardError
 from regard.explain.alignment import Alignment, align
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
+from regard.explain.words import join_keys, join_rows, words_of
 from regard.generation.answers import answer
+from regard.generation.looking import Head, attention_of
 from regard.generation.search import Going, Hypothesis, Search, search
 from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec, Piece
@@ -19,56 +24,88 @@ from regard.models.base import Model
 from regard.models.seq2seq import Seq2Seq
 from regard.pipelines.bulk import FileRunner
 from regard.pipelines.explanation import Explanation, explain_traced
+from regard.pipelines.prepared import Prepared
+from regard.pipelines.searching import drafting, in_tokens
 from regard.sequences import Sequences
 
 
-class TextToText(FileRunner):
+class TextToText(Prepared, FileRunner):
     """A model with its tokenizers."""
 
     def __init__(self, name: str, model: Model, codec: Codec | SubwordCodec) -> None:
         self.name, self.codec = name, codec
         self.model: Any = model
 
-    def translate(self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6) -> list[str]:
-        """The best answer to each text."""
-        answers = self.hypotheses(texts, beams, length_penalty)
+    def translate(self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6, **options: Any) -> list[str]:
+        """The best answer to each text; the other options are those of `hypotheses`."""
+        answers = self.hypotheses(texts, beams, length_penalty, **options)
         return [self.codec.target.decode(found[0].tokens) for found in answers]
 
-    def hypotheses(self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6) -> list[list[Hypothesis]]:
-        """All answers found to each text, the best first, with their scores."""
+    def hypotheses(
+        self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6, **options: Any
+    ) -> list[list[Hypothesis]]:
+        """All answers found to each text, the best first, with their scores.
+
+        `options`: those of `regard.generation.settings.Search` by name, with `prefix`, `must` and `must_not` as text;
+        `draft`, a smaller model or "source"; `numbers`, those of the texts (0, 1, ... by default), on which samples depend.
+        """
         found: list[list[Hypothesis]] = [[] for _ in texts]
-        for number, answers in self.stream(texts, beams, length_penalty):
+        for number, answers in self.stream(texts, beams, length_penalty, **options):
             found[number] = answers
         return found
 
     def stream(
-        self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6
+        self,
+        texts: Sequence[str],
+        beams: int = 1,
+        length_penalty: float = 0.6,
+        draft: Any = None,
+        numbers: Sequence[int] | None = None,
+        **options: Any,
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """Answers as they are found, each with the number of its text; alike lengths come together."""
-        if beams < 1:
-            raise RegardError(f"beams must be 1 (greedy) or more, not {beams}")
+        how = self.search(beams, length_penalty, **options)
+        drafts = drafting(draft, self)
         for text in texts:
             self.check(text)
-        yield from answer(self.model, self.codec, texts, self.search(beams, length_penalty))
+        yield from answer(self.generator(), self.codec, texts, how, draft=drafts, numbers=numbers)
 
     kind = "hypotheses"
 
     def rows(
-        self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6, alignment: bool = False
+        self,
+        texts: Sequence[str],
+        numbers: Sequence[int] | None = None,
+        alignment: bool = False,
+        heads: Sequence[Head] = (),
+        **options: Any,
     ) -> Iterator[dict[str, Any]]:
-        """For each text what `regard run --jsonl` prints: source, answer, hypotheses, and `alignment` if wished."""
-        for text, found in zip(texts, self.hypotheses(texts, beams, length_penalty), strict=True):
+        """For each text what `regard run --jsonl` prints: source, answer, hypotheses, and `alignment` if wished.
+
+        With `heads` alignment is theirs, and `attention` tells where they looked; the rest is for `hypotheses`.
+        """
+        for text, found in zip(texts, self.hypotheses(texts, numbers=numbers, **options), strict=True):
             listed = [
                 {"text": self.codec.target.decode(one.tokens), "score": one.score, "log_p": one.log_probability}
                 for one in found
             ]
             row: dict[str, Any] = {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
             if alignment and self.aligns:
-                row["alignment"] = self.align(text, found[0].tokens).pharaoh()
+                row["alignment"] = self.align(text, found[0].tokens, heads).pharaoh()
+            if heads:
+                row["attention"] = self.attention(text, found[0].tokens, heads).tolist()
             yield row
 
-    def search(self, beams: int, length_penalty: float) -> Search:
-        return Search.of_translator(self.model.config, beams, length_penalty)
+    def search(self, beams: int, length_penalty: float, **options: Any) -> Search:
+        config, target = self.model.config, self.codec.target
+        special = {config.bos_token_id, config.eos_token_id, config.pad_token_id}
+        special |= {getattr(config, "forced_bos_token_id", None)}
+        given = in_tokens(options, target.encode, target.decode, special)
+        return Search.of_translator(config, beams, length_penalty, **given)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Number of each token that it writes."""
+        return dict(self.codec.target.inner.get_vocab())
 
     def check(self, text: str) -> list[int]:
         """Token ids of a text; RegardError if it is empty or longer than the model's limit."""
@@ -94,7 +131,7 @@ class TextToText(FileRunner):
         seen: list[Going] = []
         if beams > 1:
             source = Sequences.of_ids([self.check(text) for text in texts])
-            found = search(self.model, source, self.search(beams, 0.6), seen)
+            found = search(self.generator(), source, self.search(beams, 0.6), seen)
             return ask(self.trace(texts, [one[0].tokens for one in found]), views, options_of(options, seen=seen))
         return ask(self.trace(texts), views, options_of(options))
 
@@ -137,10 +174,26 @@ class TextToText(FileRunner):
         """Whether it has attention between source and target to align by."""
         return not isinstance(self.model, Seq2Seq)
 
-    def align(self, text: str, answer: Sequence[int]) -> Alignment:
-        """Word alignment between a text and an answer to it, by chunks between blanks (Pharaoh's way of counting)."""
-        trace = self.trace([text], [answer])
-        return align(trace, by_chunk=True)
+    def align(self, text: str, answer: Sequence[int], heads: Sequence[Head] = ()) -> Alignment:
+        """Word alignment between a text and an answer to it, by chunks between blanks (Pharaoh's way of counting).
+
+        From the mean of the named heads, (layer, head) from 0, which costs less; without names by a trace.
+        """
+        if not heads:
+            return align(self.trace([text], [answer]), by_chunk=True)
+        weights = self.attention(text, answer, heads).mean(dim=0)
+        source = words_of(self.codec.source.pieces(text), by_chunk=True)
+        target = words_of(self.produced(answer), by_chunk=True)
+        layer, head = heads[0]
+        joined = join_rows(join_keys(weights, source), target)
+        return Alignment(source, target, joined, layer, head if len(heads) == 1 else None)
+
+    def attention(
+        self, text: str, answer: Sequence[int], heads: Sequence[Head]
+    ) -> Float[Tensor, "heads produced source"]:
+        """Where each token of an answer looked, the end token last: cross-attention of the named (layer, head)."""
+        source = Sequences.of_ids([self.check(text)], self.model.device)
+        return attention_of(self.model, source, [answer], heads, self.search(1, 0.0))[0]
 
     def produced(self, ids: Sequence[int]) -> list[Piece]:
         """Pieces of an answer, the end token last."""

@@ -1,0 +1,104 @@
+"""The library of native kernels: found, checked against the processor, loaded; or absent, and nothing here needs it.
+
+`program.cpp` is compiled when the package is installed, if there is a C++ compiler (`hatch_build.py`). It shares
+PyTorch's own pool of threads: two pools in one process wait for each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p
+from functools import cache
+from pathlib import Path
+
+FILE = "kernels.so"
+
+
+class MatrixStruct(Structure):
+    """`Matrix` of matrix.h."""
+
+    _fields_ = (
+        ("kind", c_int32),
+        ("inputs", c_int32),
+        ("outputs", c_int32),
+        ("padded_inputs", c_int32),
+        ("blocks", c_void_p),
+        ("scales", c_void_p),
+        ("sums", c_void_p),
+        ("bias", c_void_p),
+    )
+
+
+class OperationStruct(Structure):
+    """`Operation` of program.cpp."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("code", "source", "target", "a", "b", "c", "d", "e")),
+        ("f", c_float),
+        ("g", c_float),
+        *((name, c_void_p) for name in ("p", "q", "r")),
+    )
+
+
+class CallStruct(Structure):
+    """`Call` of program.cpp."""
+
+    _fields_ = (
+        ("rows", c_int32),
+        ("threads", c_int32),
+        *((name, c_void_p) for name in ("buffers", "tokens", "positions", "caches", "slots", "table")),
+        ("table_stride", c_int32),
+        ("room", c_int32),
+        *((name, c_void_p) for name in ("families", "sources", "begins", "ends", "rounded", "row_scales", "forbidden")),
+        ("forbidden_count", c_int32),
+        ("top", c_int32),
+        *((name, c_void_p) for name in ("top_values", "top_tokens", "normalisers")),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels; None where they were not built, or were built for another processor."""
+    file = Path(__file__).with_name(FILE)
+    if not file.is_file() or not _share_threads():
+        return None
+    try:
+        found = ctypes.CDLL(str(file))
+    except OSError:
+        return None
+    found.regard_needs.restype = c_char_p
+    if not set(found.regard_needs().decode().split()) <= _processor() or not found.regard_begin():
+        return None
+    found.regard_run.argtypes = (POINTER(OperationStruct), c_int32, POINTER(CallStruct))
+    found.regard_run.restype = None
+    for pack, pointers in (("int8", 2), ("bf16", 1), ("fp32", 1)):
+        sizes = (c_int32,) * (2 if pack == "fp32" else 3)
+        function = getattr(found, f"regard_pack_{pack}")
+        function.argtypes, function.restype = (c_void_p, *sizes, *(c_void_p,) * pointers), None
+    return found
+
+
+def _share_threads() -> bool:
+    """Make the OpenMP that PyTorch brings known to libraries that are loaded later."""
+    import torch
+
+    beside = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    beside += sorted(Path(torch.__file__).parent.parent.glob("torch.libs/libgomp*"))
+    for name in (*map(str, beside), "libgomp.so.1"):
+        try:
+            ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def _processor() -> set[str]:
+    """What the processor can do, in the words of Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return set(flags.split()) | {platform.machine()}
