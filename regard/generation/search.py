@@ -62,6 +62,8 @@ class Search:
     """Tokens that are never produced."""
     first: int | None = None
     """The first token of every answer, where it is given (BART)."""
+    forbidden_first: tuple[int, ...] = ()
+    """Tokens that no answer begins with (Whisper)."""
 
     @classmethod
     def of_translator(cls, config: Any, beams: int, length_penalty: float) -> Search:
@@ -242,6 +244,6 @@ def _log_softmax(logits: Tensor, how: Search, length: int) -> Tensor:
             1, torch.tensor([how.first], device=logits.device), 0.0
         )
     log_probabilities = logits.float().log_softmax(dim=-1)
-    if how.forbidden:
-        log_probabilities[:, list(how.forbidden)] = -torch.inf
+    if forbidden := how.forbidden + (how.forbidden_first if length == 1 else ()):
+        log_probabilities[:, list(forbidden)] = -torch.inf
     return log_probabilities
