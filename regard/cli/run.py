@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from regard.pipelines.language_model import LanguageModel
+    from regard.pipelines.speech_to_text import SpeechToText
     from regard.pipelines.text_reader import TextReader
     from regard.pipelines.text_to_text import TextToText
 
@@ -23,7 +24,9 @@ _BLOCK = 512
 
 def run(
     model: Annotated[str, typer.Argument(help="A model of the package (en-fr, g2p) or a model folder.")],
-    texts: Annotated[Optional[list[str]], typer.Argument(metavar="[TEXT...]", help="Texts to answer.")] = None,  # noqa: UP045
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT...]", help="Texts to answer; of a Whisper WAV files.")
+    ] = None,
     input_file: Annotated[
         Optional[Path], typer.Option("--input", help="A file, one text a line. Default: standard input.")  # noqa: UP045
     ] = None,
@@ -46,6 +49,7 @@ def run(
     from regard.errors import RegardError
     from regard.pipelines import load
     from regard.pipelines.language_model import LanguageModel
+    from regard.pipelines.speech_to_text import SpeechToText
     from regard.pipelines.text_to_text import TextToText
 
     if texts and input_file:
@@ -63,6 +67,8 @@ def run(
                 found = _translated(loaded, batch, beams, length_penalty, jsonl or links is not None)
             elif isinstance(loaded, LanguageModel):
                 found = _continued(loaded, batch, tokens, beams)
+            elif isinstance(loaded, SpeechToText):
+                found = _heard(loaded, batch, beams)
             else:
                 found = _read(loaded, batch)
             for row in found:
@@ -93,6 +99,13 @@ def _continued(loaded: LanguageModel, texts: list[str], tokens: int, beams: int)
     for text, found in zip(texts, loaded.hypotheses(texts, tokens, beams), strict=True):
         listed = [{"text": text + loaded.continuation(text, one.tokens), "log_p": one.log_probability} for one in found]
         yield {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
+
+
+def _heard(loaded: SpeechToText, paths: list[str], beams: int) -> Iterator[dict[str, Any]]:
+    """What is said in each recording."""
+    for path, found in zip(paths, loaded.hypotheses(paths, beams), strict=True):
+        listed = [{"text": loaded.text(one.tokens), "log_p": one.log_probability} for one in found]
+        yield {"source": path, "answer": listed[0]["text"], "hypotheses": listed}
 
 
 def _read(loaded: TextReader, texts: list[str]) -> Iterator[dict[str, Any]]:

@@ -99,7 +99,7 @@ def check_positions(table: Tensor | None, config: WhisperConfig) -> None:
 
 
 def _prompt(given: dict[str, Any]) -> list[int]:
-    """Start of transcript, then English, transcribe and no timestamps, as far as they have names; else what is forced."""
+    """Start of transcript, then English, transcribe, no timestamps, as far as they have names; else what is forced."""
     begin = [int(given["decoder_start_token_id"])]
     end = given.get("no_timestamps_token_id")
     if end is None:

@@ -160,9 +160,7 @@ class RelativePositions(nn.Module):
         return offset + torch.where(distances < exact, distances, far)
 
 
-def sinusoids(
-    length: int, width: int, in_turn: bool = True, to_the_end: bool = False
-) -> Float[Tensor, "length width"]:
+def sinusoids(length: int, width: int, in_turn: bool = True, to_the_end: bool = False) -> Float[Tensor, "length width"]:
     """The table PE of section 3.5, computed in float64 and rounded once."""
     positions = torch.arange(length, dtype=torch.float64)[:, None]
     steps = max(1, width - 2) if to_the_end else width

@@ -108,8 +108,8 @@ class SpeechToText:
     def trace(self, recordings: Sequence[Recording], answers: Sequence[Sequence[int]] | None = None) -> Trace:
         """A trace over recordings and what the model writes down (or other tokens, without the end).
 
-        A position of the source is 20 ms and reads as the time at which it begins; the silence that fills up the 30 s is
-        one word. The first positions of the target are the prompt.
+        A position of the source is 20 ms and reads as the time at which it begins; the silence that fills up the 30 s
+        stands together. The first positions of the target are the prompt.
         """
         if answers is None:
             answers = [found[0].tokens for found in self.hypotheses(recordings)]
@@ -143,12 +143,12 @@ class SpeechToText:
 
 
 def moments(samples: int, positions: int) -> list[Piece]:
-    """How each position of a recording of so many samples reads: the moment at which it begins; then one long silence."""
+    """How each position reads: the moment at which it begins; after the recording's samples one long silence."""
     sounding = -(-samples // POSITION)
     found = [Piece(place, f"{place * SECONDS_A_POSITION:.2f} s", place, place) for place in range(sounding)]
     for place in range(sounding, positions):
         text = "silence" if place == sounding else ""
-        found.append(Piece(place, text, sounding, sounding))
+        found.append(Piece(place, text, None, None))
     return found
 
 

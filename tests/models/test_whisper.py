@@ -125,8 +125,8 @@ def test_step_by_step_is_all_at_once(ours):
 
 
 def test_gradients_reach_every_weight():
-    model = Whisper(WhisperConfig(**{name: value for name, value in SIZES.items() if name in WhisperConfig.model_fields},
-                                  attention_heads=3, ffn_dim=20, prompt=(3,)))  # fmt: skip
+    sizes = {name: value for name, value in SIZES.items() if name in WhisperConfig.model_fields}
+    model = Whisper(WhisperConfig(**sizes, attention_heads=3, ffn_dim=20, prompt=(3,)))
     model(sounds(), Sequences.of_ids([[3, 5], [3, 6]])).square().sum().backward()
     assert [name for name, one in model.named_parameters() if one.grad is None or not one.grad.abs().sum()] == []
 
