@@ -5,8 +5,8 @@
 `model.bin`, all numbers with the smallest byte first: version (6), the name of the kind of model, its revision; then,
 counted, each tensor as name, number of axes, their lengths, a number for the kind of its values, its size in bytes, the
 values; then, counted, pairs of names that mean one tensor. A name has two bytes for its length and ends in a zero.
-Whole numbers of 8 and 16 bits are values times a scale, one for each row: `<name>_scale`. All are read into float32. The
-file holds numbers only, so that nothing can run from it.
+Whole numbers of 8 and 16 bits are values times a scale, `<name>_scale`, one for each row or for all. Everything is read
+into float32. The file holds numbers only, so that nothing can run from it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 16,000 samples a second; a spectrum over 25 ms (400 samples, Hann window) every 10 ms; its power in 80 bands that are
 narrow where the ear tells pitches apart well (mel); the logarithm to base 10, at most 8 (80 dB) below the loudest of
-the recording, brought to about -1 to 1. The encoder of a Whisper makes one vector of every two spectra, so they stand in
-pairs here: a position is 20 ms.
+the recording, brought to about -1 to 1. The encoder of a Whisper makes one vector of every two spectra, so they stand
+in pairs here: a position is 20 ms.
 
     >>> heard = log_mel(read_recording(Path("speech.wav")))    # (positions, 2, 80)
 """

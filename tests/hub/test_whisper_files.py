@@ -80,6 +80,9 @@ def write(folder, model, tokenizer, storage="float32", leave_out=(), version=6, 
             scale = 127 / value.abs().amax(dim=1)
             found[name] = (value * scale[:, None]).round().to(torch.int8).numpy()
             found[f"{name}_scale"] = scale.numpy()
+        elif storage == "int16" and name.endswith("/weight") and "conv" not in name:
+            one = 1023 / value.abs().max()
+            found[name], found[f"{name}_scale"] = (value * one).round().to(torch.int16).numpy(), one.numpy()
         else:
             found[name] = value.numpy().astype("float16" if storage == "float16" else "float32")
     kept = {name: np.asarray(value) for name, value in found.items() if name not in leave_out}
@@ -93,7 +96,7 @@ def write(folder, model, tokenizer, storage="float32", leave_out=(), version=6, 
     tokenizer.save(folder)
 
 
-@pytest.mark.parametrize(("storage", "close"), [("float32", 0.0), ("float16", 2e-3), ("int8", 2e-2)])
+@pytest.mark.parametrize(("storage", "close"), [("float32", 0.0), ("float16", 2e-3), ("int16", 2e-3), ("int8", 2e-2)])
 def test_ctranslate2_weights_are_read_as_what_they_stand_for(tmp_path, model, tokenizer, storage, close):
     write(tmp_path, model, tokenizer, storage)
     loaded = regard.load(str(tmp_path))
