@@ -21,7 +21,9 @@ _SOME_BAD = 3
 @with_search_options
 def run(
     model: Annotated[str, typer.Argument(help="A model of the package (en-fr, g2p) or a model folder.")],
-    texts: Annotated[Optional[list[str]], typer.Argument(metavar="[TEXT...]", help="Texts to answer.")] = None,  # noqa: UP045
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT...]", help="Texts to answer; of a Whisper WAV files.")
+    ] = None,
     input_file: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--input", help="A file: text, one a line, .jsonl, .csv, .parquet. Default: standard input."),
@@ -55,6 +57,7 @@ def run(
     from regard.errors import RegardError
     from regard.pipelines import load
     from regard.pipelines.language_model import LanguageModel
+    from regard.pipelines.speech_to_text import SpeechToText
     from regard.pipelines.text_to_text import TextToText
 
     if texts and input_file:
@@ -74,6 +77,10 @@ def run(
         options |= {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None}
     elif isinstance(loaded, LanguageModel):
         options |= {"tokens": tokens, "beams": beams}
+    elif isinstance(loaded, SpeechToText):
+        options |= {"beams": beams}
+        if bulk or precision != "fp32":
+            raise RegardError(f"{model} hears recordings, given as arguments, in fp32")
     if input_file and output_file and bulk:
         from regard.cli.progress import Shown
 

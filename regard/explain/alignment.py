@@ -18,6 +18,9 @@ from regard.explain.result import Block, Grid, Note, Result
 from regard.explain.trace import Trace, check_range
 from regard.explain.words import Word, join_keys, join_rows
 
+_WIDEST = 100
+"""Columns of the map; of a longer source several words share one."""
+
 
 @dataclass(frozen=True)
 class Alignment(Result):
@@ -53,22 +56,28 @@ class Alignment(Result):
 
     @property
     def title(self) -> str:
-        text = " ".join(word.text for word in self.source if word.number is not None)
+        words = [word.text for word in self.source if word.number is not None]
+        text = " ".join(words) if len(words) <= _WIDEST else f"{words[0]} ... {words[-1]}"
         return f'Cross-attention: where each produced word looked in "{text}"'
 
     def blocks(self) -> list[Block]:
         """The weights with the links framed, and the links."""
         heads = "the mean of all heads" if self.head is None else f"head {self.head}"
         links = set(self.links())
+        size = -(-len(self.source) // _WIDEST)
         framed = {
-            (row, column)
+            (row, column // size)
             for row, target in enumerate(self.target)
             for column, source in enumerate(self.source)
             if (source.number, target.number) in links
         }
         caption = f"decoder layer {self.layer}, {heads}: rows are produced words, each sums to 1; framed: its link"
-        names = [word.text for word in self.target], [word.text for word in self.source]
-        grid = Grid(caption, *names, self.weights.tolist(), framed=frozenset(framed))
+        names = [word.text for word in self.target], [word.text for word in self.source[::size]]
+        weights = self.weights
+        if size > 1:  # a long source, such as a recording: neighbours share a column
+            caption += f"; a column is the sum over {size} of the source"
+            weights = torch.stack([part.sum(dim=1) for part in weights.split(size, dim=1)], dim=1)
+        grid = Grid(caption, *names, weights.tolist(), framed=frozenset(framed))
         return [grid, Note(f"as links (text-produced, counted from 0): {self.pharaoh()}")]
 
     def to_dict(self) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def _shares(trace: Trace, places: range, row: int) -> tuple[Float[Tensor, "produ
     """What each token was made from, the names of those inputs, and how many are the source's."""
     kinds = [type(trace.model.get_submodule(place)) for place in trace.layers]
     chosen = slice(places.start, places.stop)
-    if any(not issubclass(kind, EncoderLayer | DecoderLayer) for kind in kinds):
+    heard = trace.source.values.is_floating_point()  # sound: shares of its 1500 positions would take gigabytes
+    if heard or any(not issubclass(kind, EncoderLayer | DecoderLayer) for kind in kinds):
         return None, [], 0
     if trace.target is None:
         names = numbered([trace.spell_source(token) for token in trace.source[row].tolist()])

@@ -99,6 +99,8 @@ def _measured(trace: Trace, place: str, name: str, row: int, causal: bool) -> di
         return {"first": weights[:, :, 0].mean(dim=-1), "last": weights[:, :, -1].mean(dim=-1),
                 "in step": _in_step(weights), "broad": broad}  # fmt: skip
     tokens = (trace.target if causal and trace.target is not None else trace.source)[row]
+    if tokens.is_floating_point():  # sound: no position is the same as another
+        tokens = torch.arange(len(tokens))
     found = {
         "previous": weights.diagonal(-1, 1, 2).mean(dim=-1),
         "next": weights.diagonal(1, 1, 2).mean(dim=-1),

@@ -151,8 +151,9 @@ def answering_position(trace: Trace, query: str | int | None = None, row: int = 
     if query is not None:
         word = words[find_word(words, query)]
         return word.places[0 if side == "produced" else -1], word.text
-    if side == "produced":
-        return 0, words[0].text
+    if side == "produced":  # what the answer was made to begin with is no answer
+        first = next((word for word in words if word.number is not None), words[0])
+        return first.places[0], first.text
     masked = [word for word in words if word.text in ("[MASK]", "<mask>")]
     own = [word for word in words if word.number is not None]
     chosen = masked[0] if masked else own[-1] if own else words[-1]

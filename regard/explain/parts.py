@@ -91,6 +91,11 @@ def _embedding(model: Any, run: Recording, place: str, queries: slice, row: int)
     """Where the residual stream begins."""
     of_target = place.startswith("decoder.")
     tokens = run.target if of_target and run.target is not None else run.source
+    if not of_target and hasattr(
+        model, "source_steps"
+    ):  # a model that hears: each vector is made of its neighbours too
+        heard: Values = model.source_steps(tokens[row])
+        return {name: value[queries] for name, value in heard.items()}
     ids = tokens[row][queries]
     positions = torch.arange(len(tokens[row]), device=ids.device)[queries]
     if hasattr(model, "embeddings"):

@@ -82,11 +82,26 @@ def ask(trace: Trace, names: Sequence[str], options: Options) -> list[Result]:
     for name in names:
         if name not in VIEWS:
             raise unknown("view", name, VIEWS)
+    if trace.source.values.is_floating_point():
+        _check_heard(names, options)
     for option in sorted(options.given()):
         takers = [name for name, view in VIEWS.items() if option in view.options]
         if not set(takers) & set(names):
             raise RegardError(f"{' and '.join(names)} takes no {option}: that is for {', '.join(takers)}")
     return [result for name in names for result in VIEWS[name].ask(trace, options)]
+
+
+_OF_WORDS = ("similarity", "context", "contribution", "attribution")
+
+
+def _check_heard(names: Sequence[str], options: Options) -> None:
+    """RegardError for what is asked about words that are read, of a model that hears."""
+    others = ", ".join(name for name in VIEWS if name not in _OF_WORDS)
+    for name in names:
+        if name in _OF_WORDS:
+            raise RegardError(f"{name} is about words that a model reads, and this one hears: ask {others}")
+    if options.sweep == "patches":
+        raise RegardError("patches are taken from texts of as many tokens, and this model hears: sweep heads")
 
 
 def answer_number(trace: Trace, name: str) -> int:

@@ -165,6 +165,8 @@ class Walkthrough(Result):
     def embedding_formula(self) -> tuple[str, str]:
         """What stands before and after the word in the formula of the embedding."""
         width = int(self.embedding["output"].shape[-1])
+        if "heard" in self.embedding:
+            return "x = conv(spectra at ", f") + PE({self.piece})"
         place = {"sinusoids": f"·√{width} + PE({self.piece})", "learned": f" + P[{self.piece}]"}.get(self.positions, "")
         segment = " + S[segment]" if "segments" in self.embedding else ""
         normed = "added" in self.embedding
@@ -236,7 +238,7 @@ def walk(
         head=head,
         steps=steps,
         embedding=trace.steps(begins, chosen, row),
-        positions=_positions(trace.model),
+        positions=_positions(trace.model, begins),
         scores=steps[f"{attention}.scores"][:, 0],
         scaled_scores=join_scores(placed[:, 0], words),
         weights=weights,
@@ -276,8 +278,11 @@ def _sharpest(weights: Float[Tensor, "heads words"], words: Sequence[Word], aski
     return int(others.max(dim=-1).values.argmax())
 
 
-def _positions(model: Any) -> Positions:
-    found = [_KINDS[type(part)] for part in model.modules() if type(part) in _KINDS]
+def _positions(model: Any, begins: str) -> Positions:
+    """Of the stack whose embedding this is: Whisper's two differ."""
+    own = getattr(model, "target_positions" if begins.startswith("decoder.") else "positions", None)
+    parts = [own] if isinstance(own, nn.Module) and type(own) in _KINDS else model.modules()
+    found = [_KINDS[type(part)] for part in parts if type(part) in _KINDS]
     return found[0] if found else "none"
 
 

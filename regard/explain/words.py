@@ -31,12 +31,16 @@ class Word:
 
 
 def words_of(pieces: Sequence[Piece], by_chunk: bool = False) -> list[Word]:
-    """The words of a text in order, each with the places of its pieces; or its chunks between blanks."""
+    """The words of a text in order, each with the places of its pieces; or its chunks between blanks.
+
+    What belongs to no word stands alone; a piece of it that reads as nothing goes on with the one before (silence).
+    """
     groups: list[list[int]] = []
     last: int | None = None
     for place, piece in enumerate(pieces):
         number = piece.chunk if by_chunk else piece.word
-        if number is not None and number == last:
+        goes_on = bool(groups) and number is None and not piece.text
+        if goes_on or (number is not None and number == last):
             groups[-1].append(place)
         else:
             groups.append([place])

@@ -43,8 +43,8 @@ def next_scores(
     """
     if length <= len(how.given) or how.reads_all or not isinstance(model, BestGenerator):
         return model.step(tokens, state)
-    forbidden = (*how.forbidden, how.eos) if length <= how.min_tokens and how.eos >= 0 else how.forbidden
-    log_probabilities, words, state = model.best(tokens, state, 1 if how.beams == 1 else 2 * how.beams, forbidden)
+    count = 1 if how.beams == 1 else 2 * how.beams
+    log_probabilities, words, state = model.best(tokens, state, count, how.banned(length))
     return Top(log_probabilities, words), state
 
 

@@ -23,10 +23,8 @@ def change(scores: Float[Tensor, "rows vocabulary"], how: Search, length: int, t
         penalise_repetition(scores, how.repetition_penalty, texts)
         forbid(scores, [_repeating(text, how.no_repeat_ngram_size) for text in texts])
         forbid(scores, [_completing(text, how.must_not) for text in texts])
-    if how.forbidden:
-        scores[:, list(how.forbidden)] = -torch.inf
-    if length <= how.min_tokens and how.eos >= 0:
-        scores[:, how.eos] = -torch.inf
+    if banned := how.banned(length):
+        scores[:, list(banned)] = -torch.inf
 
 
 def penalise_repetition(scores: Float[Tensor, "rows vocabulary"], penalty: float, texts: Texts) -> None:

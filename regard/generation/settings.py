@@ -74,6 +74,8 @@ class Search:
     """Tokens that are never produced."""
     first: int | None = None
     """The first token of every answer, where it is given (BART)."""
+    forbidden_first: tuple[int, ...] = ()
+    """Tokens that no answer begins with (Whisper)."""
     n_best: int | None = None
     """How many answers to each text: the best of the beams (all of them by default), or so many samples (1)."""
     min_tokens: int = 0
@@ -185,6 +187,11 @@ class Search:
         divisor = length_penalty(len(tokens) + finished, self.length_penalty, self.length_rule)
         return Hypothesis(tuple(tokens), log_probability, log_probability / divisor, finished)
 
+    def banned(self, length: int) -> tuple[int, ...]:
+        """Tokens that cannot be the one that makes an answer so long, whatever was written."""
+        ending = (self.eos,) if length <= self.min_tokens and self.eos >= 0 else ()
+        return (*self.forbidden, *(self.forbidden_first if length == 1 else ()), *ending)
+
     def begin(self, source: Sequences) -> Int[Tensor, "rows"]:
         """The token that each source's first step takes."""
         if self.bos is not None:
@@ -198,6 +205,7 @@ class Search:
 
 OPTIONS = {field.name for field in fields(Search)} - {
     "bos", "eos", "beams", "length_penalty", "limit", "extra_length", "forbidden", "first",
+    "forbidden_first",
 }  # fmt: skip
 """Names that a pipeline takes beside beams and length penalty."""
 

@@ -26,6 +26,7 @@ from regard.modalities.text import Codec
 from regard.models.base import CONFIG, WEIGHTS, Config, Model, check_weights, read_json
 from regard.models.catalog import MODELS
 from regard.models.transformer import Transformer
+from regard.models.whisper import Whisper
 
 FAMILIES = {
     "albert": "bert",
@@ -41,14 +42,21 @@ FAMILIES = {
     "qwen2": "llama",
     "roberta": "bert",
     "t5": "t5",
+    "whisper": "whisper",
 }
 """Hugging Face's model_type, and the module of `regard.hub` that reads and writes it."""
 
-_WRITERS = {"albert": "bert", "bert": "bert", "gpt": "gpt", "llama": "llama", "t5": "t5", "transformer": "bart"}
+_WRITERS = {"albert": "bert", "bert": "bert", "gpt": "gpt", "llama": "llama", "t5": "t5", "transformer": "bart",
+            "whisper": "whisper"}  # fmt: skip
 """Our model_type, and the module that writes it."""
 
 _GENERATION = "generation_config.json"
 _OF_GENERATION = ("decoder_start_token_id", "eos_token_id", "forced_bos_token_id", "pad_token_id")
+_OF_SPEECH = (
+    "begin_suppress_tokens", "forced_decoder_ids", "lang_to_id", "no_timestamps_token_id", "suppress_tokens",
+    "task_to_id",
+)  # fmt: skip
+_TOLD = _OF_GENERATION + _OF_SPEECH
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OTHERS = ("*.h5", "*.msgpack", "*.onnx")
@@ -101,7 +109,8 @@ def read_folder(folder: Path) -> tuple[Model, Subwords | SubwordCodec]:
     weights = family.read_weights(config, read_tensors(folder))
     check_weights(model, weights, folder)
     model.load_state_dict(weights)
-    tokenizer = read_codec(folder, fields) if isinstance(model, Transformer) else read_tokenizer(folder, fields)
+    translator = isinstance(model, Transformer) and not isinstance(model, Whisper)
+    tokenizer = read_codec(folder, fields) if translator else read_tokenizer(folder, fields)
     sides = (tokenizer.source, tokenizer.target) if isinstance(tokenizer, SubwordCodec) else (tokenizer,)
     tokens, room = max(side.vocab_size for side in sides), int(model.config.vocab_size)
     if tokens > room:
@@ -121,7 +130,7 @@ def write_folder(model: Model, tokenizer: Subwords | SubwordCodec | Codec, folde
         fields = family.write_config(model.config)
         _write_json(aside / CONFIG, fields)
         if isinstance(model, Transformer):
-            _write_json(aside / _GENERATION, {name: fields[name] for name in _OF_GENERATION if name in fields})
+            _write_json(aside / _GENERATION, {name: fields[name] for name in _TOLD if name in fields})
             _write_json(aside / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
         held = {name: value.contiguous().clone() for name, value in weights.items()}
         (aside / WEIGHTS).write_bytes(save(held, metadata={"format": "pt"}))
@@ -132,7 +141,7 @@ def _read_fields(folder: Path) -> dict[str, Any]:
     """`config.json`, and how answers begin and end from `generation_config.json` where the former does not say it."""
     fields = read_json(folder / CONFIG)
     told = read_json(folder / _GENERATION) if (folder / _GENERATION).is_file() else {}
-    return {**fields, **{name: told[name] for name in _OF_GENERATION if name in told and fields.get(name) is None}}
+    return {**fields, **{name: told[name] for name in _TOLD if name in told and fields.get(name) is None}}
 
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:

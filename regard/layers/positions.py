@@ -22,12 +22,13 @@ class SinusoidalPositions(nn.Module):
     """Adds the sinusoid of its position to each token. Has no weights; the table grows with the longest text seen.
 
     `in_turn`: sines and cosines alternate, as in the paper; else all sines come first, then all cosines (Marian).
+    `to_the_end`: the slowest wave has the rate 1/10000 itself, where the paper's stays just above it (Whisper).
     """
 
-    def __init__(self, width: int, in_turn: bool = True) -> None:
+    def __init__(self, width: int, in_turn: bool = True, to_the_end: bool = False) -> None:
         super().__init__()
-        self.width, self.in_turn = width, in_turn
-        self._table = sinusoids(0, width, in_turn)
+        self.width, self.in_turn, self.to_the_end = width, in_turn, to_the_end
+        self._table = sinusoids(0, width, in_turn, to_the_end)
 
     def forward(
         self, x: Float[Tensor, "tokens width"], positions: Int[Tensor, "tokens"]
@@ -43,7 +44,8 @@ class SinusoidalPositions(nn.Module):
         """The sinusoids of the given positions."""
         needed = int(positions.max()) + 1 if positions.numel() else 0
         if needed > len(self._table) or self._table.device != positions.device:
-            self._table = sinusoids(max(needed, 2 * len(self._table)), self.width, self.in_turn).to(positions.device)
+            length = max(needed, 2 * len(self._table))
+            self._table = sinusoids(length, self.width, self.in_turn, self.to_the_end).to(positions.device)
         return self._table.index_select(0, positions)
 
 
@@ -158,10 +160,11 @@ class RelativePositions(nn.Module):
         return offset + torch.where(distances < exact, distances, far)
 
 
-def sinusoids(length: int, width: int, in_turn: bool = True) -> Float[Tensor, "length width"]:
+def sinusoids(length: int, width: int, in_turn: bool = True, to_the_end: bool = False) -> Float[Tensor, "length width"]:
     """The table PE of section 3.5, computed in float64 and rounded once."""
     positions = torch.arange(length, dtype=torch.float64)[:, None]
-    rates = 10000.0 ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+    steps = max(1, width - 2) if to_the_end else width
+    rates = 10000.0 ** -(torch.arange(0, width, 2, dtype=torch.float64) / steps)
     sines, cosines = (positions * rates).sin(), (positions * rates).cos()[:, : width // 2]
     if not in_turn:
         return torch.cat([sines, cosines], dim=-1).float()

@@ -15,12 +15,14 @@ from regard.models.seq2seq import Seq2Seq
 from regard.models.t5 import T5
 from regard.models.transformer import Transformer
 from regard.models.ulmfit import AwdLstm, Ulmfit
+from regard.models.whisper import Whisper
 
 MODELS: dict[str, type[Model]] = {
     "seq2seq": Seq2Seq,
     "rnnsearch": RNNSearch,
     "transformer": Transformer,
     "t5": T5,
+    "whisper": Whisper,
     "awd_lstm": AwdLstm,
     "ulmfit": Ulmfit,
     "gpt": GPT,

@@ -3,7 +3,8 @@
 >>> regard.load("en-fr").translate(["Open the file."])
 ['Ouvrez le fichier.']
 
-Translators are `TextToText`, language models `LanguageModel`, encoders and classifiers `TextReader`.
+Translators are `TextToText`, language models `LanguageModel`, encoders and classifiers `TextReader`, models that hear
+`SpeechToText`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from regard.errors import RegardError
 from regard.generation.matrices import checked_precision
-from regard.hub import gguf
+from regard.hub import ctranslate2, gguf
 from regard.hub.huggingface import find_on_hub, is_huggingface, read_folder
 from regard.modalities.subwords import SubwordCodec, Subwords
 from regard.modalities.text import Codec
@@ -28,12 +29,14 @@ from regard.models.seq2seq import Seq2Seq
 from regard.models.t5 import T5
 from regard.models.transformer import Transformer
 from regard.models.ulmfit import AwdLstm, Ulmfit
+from regard.models.whisper import Whisper
 from regard.pipelines.language_model import LanguageModel
+from regard.pipelines.speech_to_text import SpeechToText
 from regard.pipelines.text_reader import TextReader
 from regard.pipelines.text_to_text import TextToText
 from regard.pretrained import DEFAULT, find, names
 
-Pipeline = TextToText | LanguageModel | TextReader
+Pipeline = TextToText | LanguageModel | TextReader | SpeechToText
 
 _TRANSLATORS = (Transformer, T5, Seq2Seq, RNNSearch)
 _LANGUAGE_MODELS = (GPT, Llama, AwdLstm)
@@ -57,10 +60,13 @@ def _load(name_or_folder: str) -> Pipeline:
         return _pipeline(name_or_folder, *gguf.read_file(Path(name_or_folder)))
     folder = _folder_of(name_or_folder)
     fields = read_json(folder / CONFIG)
+    if ctranslate2.is_folder(folder, fields):
+        return _pipeline(name_or_folder, *ctranslate2.read_folder(folder))
     if is_huggingface(fields):
         model, tokenizer = read_folder(folder)
         return _pipeline(name_or_folder, model, tokenizer)
-    if issubclass(model_class(str(fields.get("model_type"))), _TRANSLATORS):
+    kind = model_class(str(fields.get("model_type")))
+    if issubclass(kind, _TRANSLATORS) and not issubclass(kind, Whisper):
         codec = Codec.load(folder)
         model = load_model(folder)
         _check_vocabulary(folder, max(codec.source.vocab_size, codec.target.vocab_size), model)
@@ -89,6 +95,8 @@ def _folder_of(name: str) -> Path:
 def _pipeline(name: str, model: Model, tokenizer: Subwords | SubwordCodec) -> Pipeline:
     if isinstance(tokenizer, SubwordCodec):
         return TextToText(name, model, tokenizer)
+    if isinstance(model, Whisper):
+        return SpeechToText(name, model, tokenizer)
     if isinstance(model, _LANGUAGE_MODELS) and not getattr(model.config, "labels", ()):
         return LanguageModel(name, model, tokenizer)
     if isinstance(model, _READERS):

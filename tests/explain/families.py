@@ -11,6 +11,7 @@ from regard.models.rnnsearch import RNNSearch, RNNSearchConfig
 from regard.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from regard.models.t5 import T5, T5Config
 from regard.models.ulmfit import AwdLstm, AwdLstmConfig
+from regard.models.whisper import Whisper, WhisperConfig
 
 BERT = {
     "vocab_size": 29, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
@@ -23,6 +24,7 @@ WITH_HEADS = {
     "t5": lambda: T5(
         T5Config(vocab_size=29, d_model=12, d_kv=5, d_ff=20, encoder_layers=2, decoder_layers=2, num_heads=3)
     ),
+    "whisper": lambda: Whisper(WhisperConfig(**PAPER, num_mel_bins=5, prompt=(3, 4), pad_token_id=0, eos_token_id=2)),
     "gpt": lambda: GPT(GPTConfig(vocab_size=29, n_positions=60, n_embd=12, n_layer=2, n_head=3)),
     "gpt2": lambda: GPT(
         GPTConfig(vocab_size=29, n_positions=60, n_embd=12, n_layer=2, n_head=3, normalize_before=True)
@@ -45,7 +47,7 @@ RECURRENT = {
     "awd_lstm": lambda: AwdLstm(AwdLstmConfig(vocab_size=29, embedding_size=10, hidden_size=14, num_hidden_layers=3)),
 }
 EVERY = {**WITH_HEADS, **RECURRENT}
-TRANSLATORS = ("transformer", "pre-norm", "t5", "seq2seq", "rnnsearch")
+TRANSLATORS = ("transformer", "pre-norm", "t5", "whisper", "seq2seq", "rnnsearch")
 
 
 def built(name, dtype=torch.float32):
@@ -61,5 +63,7 @@ def built(name, dtype=torch.float32):
 def traced(name, lengths=(7, 2, 4), dtype=torch.float32, **options):
     torch.manual_seed(5)
     source = Sequences.of([torch.randint(3, 29, (length,)) for length in lengths])
+    if name == "whisper":  # two spectra a position
+        source = source.with_values(torch.randn(len(source.values), 2, 5, dtype=dtype))
     target = Sequences.of([torch.randint(3, 29, (length + 1,)) for length in lengths]) if name in TRANSLATORS else None
     return Trace(built(name, dtype), source, target, **options)

@@ -10,6 +10,7 @@ from regard.explain.intervention import answer_of, intervene, sweep_heads, sweep
 from regard.explain.views import edit_of
 
 KINDS = {"transformer": ["encoder", "decoder", "cross"], "pre-norm": ["cross"], "t5": ["encoder", "decoder", "cross"]}
+KINDS["whisper"] = ["encoder", "decoder", "cross"]
 
 
 def places(name, trace):

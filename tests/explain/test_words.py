@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from regard import RegardError
 from regard.explain.words import find_word, join_keys, join_scores, shared_word, words_of
-from regard.modalities.text import symbol_codec, train_bpe
+from regard.modalities.text import Piece, symbol_codec, train_bpe
 
 CODEC = train_bpe(["Python executes quickly. It's fine, really!"] * 3 + ["crawls"], vocab_size=330)
 
@@ -66,3 +66,13 @@ def test_texts_without_a_common_word_are_refused():
     texts = [words_of(CODEC.source.pieces(text)) for text in ("Python crawls", "it executes")]
     with pytest.raises(RegardError, match="share no word"):
         shared_word(texts)
+
+
+def test_pieces_of_no_word_that_read_as_nothing_go_on_with_the_one_before():
+    pieces = [Piece(0, "0.00 s", 0, 0), Piece(1, "silence", None, None), Piece(2, "", None, None)]
+    pieces += [Piece(3, "", None, None), Piece(4, "<end>", None, None)]
+    assert [(word.text, word.places) for word in words_of(pieces)] == [
+        ("0.00 s", (0,)),
+        ("silence", (1, 2, 3)),
+        ("<end>", (4,)),
+    ]

