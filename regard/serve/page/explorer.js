@@ -167,6 +167,8 @@ export async function explorer(root) {
     try {
       const drawn = await view.draw(trace, kind());
       if (mine !== ticket) return;
+      const first = drawn.querySelector("h2, h3");
+      if (!first || first.tagName === "H3") drawn.prepend(h("h2", { class: "unseen" }, view.about));
       keepFocus(parts.view, () => parts.view.replaceChildren(drawn));
       parts.view.removeAttribute("aria-busy");
       parts.view.dataset.shown = state.view;

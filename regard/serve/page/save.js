@@ -44,7 +44,7 @@ function inline(from, to) {
     const value = style.getPropertyValue(name);
     if (value && from.parentNode) to.style.setProperty(name, value);
   }
-  to.removeAttribute("tabindex");
+  for (const name of ["tabindex", "fill", "stroke"]) if (name === "tabindex" || String(to.getAttribute(name)).startsWith("var(")) to.removeAttribute(name);
   [...from.children].forEach((child, number) => inline(child, to.children[number]));
 }
 

@@ -11,7 +11,7 @@ export const state = read();
 
 function read() {
   const found = { ...DEFAULTS };
-  const given = new URLSearchParams(location.hash.slice(1));
+  const given = new URLSearchParams(location.hash.slice(1) || globalThis.REGARD_STATE || "");
   for (const [name, value] of Object.entries(DEFAULTS)) {
     if (!given.has(name)) continue;
     if (name === "text" || name === "edit") found[name] = given.getAll(name).filter(Boolean);
@@ -38,7 +38,11 @@ export function set(changes, quietly = false) {
   const changed = Object.keys(changes).filter((name) => JSON.stringify(changes[name]) !== JSON.stringify(state[name]));
   if (!changed.length) return;
   Object.assign(state, changes);
-  history.replaceState(null, "", address());
+  try {
+    history.replaceState(null, "", address());
+  } catch {
+    // inside a notebook the page has no address of its own
+  }
   if (!quietly) heard.forEach((hear) => hear(changed));
 }
 
