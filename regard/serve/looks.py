@@ -26,6 +26,8 @@ from regard.serve.shelf import Volume
 
 LARGEST_AT_ONCE = 96
 """Tokens up to which all heads are given weight by weight; longer texts are maps."""
+LARGEST_AT_A_GLANCE = 2048
+"""Tokens up to which every head gets a small map: a whole map takes time that grows with their square."""
 _THUMBNAIL = 32
 
 
@@ -97,6 +99,8 @@ def heads(trace: Trace, kind: Kind, row: int = 0) -> dict[str, Any]:
     long = max(sizes) > LARGEST_AT_ONCE
     found: dict[str, Any] = {"kind": kind, "places": places, "long": long, "tokens": sizes, "row": row}
     found |= {"queries": _words(asking), "keys": _words(looked_at)}
+    if max(sizes) > LARGEST_AT_A_GLANCE:
+        return found | {"weights": None, "heads": trace.attention(places[0], 0, row).attention.heads}
     maps = []
     for place in places:
         count = trace.attention(place, 0, row).attention.heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ class Shelf:
         except RegardError as error:
             volume.state, volume.reason = "failed", str(error).replace(volume.place, volume.name)
         except Exception as error:  # a damaged file can raise anything; it must not stop the others
+            logging.getLogger(__name__).exception("%s could not be opened", volume.place)
             volume.state, volume.reason = "failed", f"{type(error).__name__} while it was opened: the log has more"
 
     @property

@@ -1,6 +1,7 @@
 """Token by token: the same answer as the search, begun as one likes, drawn as often as it is probable."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,14 +19,14 @@ WRITER = GPT(GPTConfig(vocab_size=31, n_embd=12, n_layer=2, n_head=3, n_position
 
 
 def ways():
-    yield TRANSLATOR, Search.of_translator(TRANSLATOR.config, 1, 0.6)
-    yield WRITER, Search(None, 3, extra_length=20, limit=40)
+    yield TRANSLATOR, replace(Search.of_translator(TRANSLATOR.config, 1, 0.6), extra_length=5)
+    yield WRITER, Search(None, 3, extra_length=10, limit=40)
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["translator", "writer"])
 def test_greedy_is_the_search_and_a_beginning_is_kept(way):
     model, how = list(ways())[way]
-    for seed in range(6):
+    for seed in range(3):
         torch.manual_seed(seed)
         source = Sequences.of([torch.randint(4, 31, (5,))])
         found = list(stream(model, source, how))
@@ -42,12 +43,12 @@ def test_draws_follow_the_probabilities():
     how = Search(None, -1, extra_length=1, limit=40)
     with torch.no_grad():
         expected = (WRITER.logits(WRITER.hidden(source).values[-1:])[0] / 0.5).softmax(dim=-1)
-    drawn = Counter(next(stream(WRITER, source, how, draw=Draw(0.5, seed=seed))) for seed in range(1500))
+    drawn = Counter(next(stream(WRITER, source, how, draw=Draw(0.5, seed=seed))) for seed in range(300))
     for token, probability in enumerate(expected.tolist()):
-        assert drawn[token] / 1500 == pytest.approx(probability, abs=0.05)
+        assert drawn[token] / 300 == pytest.approx(probability, abs=0.1)
     order = expected.argsort(descending=True).tolist()
     top = float(expected[order[:3]].sum()) - 1e-4
-    few = {next(stream(WRITER, source, how, draw=Draw(0.5, top, seed))) for seed in range(200)}
+    few = {next(stream(WRITER, source, how, draw=Draw(0.5, top, seed))) for seed in range(60)}
     assert few == set(order[:3])
 
 

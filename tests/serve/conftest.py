@@ -12,11 +12,14 @@ import uvicorn
 
 from regard.errors import RegardError
 from regard.modalities.subwords import train_subwords
+from regard.modalities.text import train_bpe
 from regard.models.bert import Bert, BertConfig
 from regard.models.gpt import GPT, GPTConfig
+from regard.models.rnnsearch import RNNSearch, RNNSearchConfig
 from regard.pipelines import load
 from regard.pipelines.language_model import LanguageModel
 from regard.pipelines.text_reader import TextReader
+from regard.pipelines.text_to_text import TextToText
 from regard.serve.app import create_app
 from regard.serve.server import _listen
 from regard.serve.settings import Settings
@@ -25,12 +28,16 @@ TEXTS = ["Python executes quickly", "Python crawls quickly", "the snake crawls o
 
 
 def small_models(name: str) -> Any:
-    """What `load` does, with three more names: random weights, real tokenizers."""
+    """What `load` does, with four more names: random weights, real tokenizers."""
     if name == "broken":
         raise RegardError("broken/config.json is damaged: expected a JSON object")
-    if name not in ("gpt", "bert", "classes"):
+    if name not in ("gpt", "bert", "classes", "rnn"):
         return load(name)
     torch.manual_seed(7)
+    if name == "rnn":
+        codec = train_bpe(TEXTS, 300)
+        sizes = {"embedding_size": 8, "hidden_size": 12, "attention_size": 7, "maxout_size": 5}
+        return TextToText(name, RNNSearch(RNNSearchConfig(vocab_size=codec.source.vocab_size, **sizes)).eval(), codec)
     tokenizer = train_subwords("bytes" if name == "gpt" else "wordpiece", TEXTS, 300)
     words = tokenizer.vocab_size
     if name == "gpt":
@@ -76,7 +83,7 @@ class Running:
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
     """One service with a model of every kind."""
-    one = Running(Settings(models=("en-fr", "g2p", "gpt", "bert", "classes"))).opened()
+    one = Running(Settings(models=("en-fr", "g2p", "gpt", "bert", "classes", "rnn"))).opened()
     yield one
     one.stop()
 

@@ -16,7 +16,13 @@ from regard.pipelines import load
 pytestmark = [needs_browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 TEXTS = ["Python executes quickly", "Python crawls quickly"]
 VIEWS = ["process", "heads", "contexts", "answers", "what-if", "questions"]
-MODELS = {"en-fr": TEXTS, "gpt": TEXTS, "bert": ["the [MASK] crawls", "the snake crawls"], "classes": TEXTS}
+MODELS = {
+    "en-fr": TEXTS,
+    "gpt": TEXTS,
+    "bert": ["the [MASK] crawls", "the snake crawls"],
+    "classes": TEXTS,
+    "rnn": TEXTS[:1],
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,8 @@ def test_every_view_of_every_kind_of_model(page, model):
     for view in VIEWS:
         page.open(model=model, text=MODELS[model], view=view)
         failed = page.page.locator(".view .failed")
+        if model == "rnn" and view == "contexts":
+            continue  # one text: there is nothing to compare
         assert failed.count() == 0, (model, view, failed.first.inner_text())
         assert len(page.text(".view")) > 30
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
-MODELS = ("en-fr", "g2p", "gpt", "bert", "classes")
+MODELS = ("en-fr", "g2p", "gpt", "bert", "classes", "rnn")
 QUICK = settings(
-    max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -24,7 +24,7 @@ def test_the_description_is_kept(running):
             test = asking({*operation.definition.raw["responses"], "200"}, codes)
             with suppress(Unsatisfiable):  # a request without parameters cannot be wrong
                 QUICK(given(operation.as_strategy(generation_mode=mode))(test))()
-    assert len(codes) > 200
+    assert len(codes) > 150
     assert {200, 422} <= set(codes)
 
 

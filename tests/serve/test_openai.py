@@ -13,7 +13,7 @@ def client(running):
 
 
 def test_models(client):
-    assert [one.id for one in client.models.list()] == ["en-fr", "g2p", "gpt", "bert", "classes"]
+    assert [one.id for one in client.models.list()] == ["en-fr", "g2p", "gpt", "bert", "classes", "rnn"]
 
 
 def test_completions(client, running):

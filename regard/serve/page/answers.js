@@ -19,7 +19,7 @@ export const answers = {
     const parts = [h("h2", {}, data.answer || "(nothing)"), h("p", { class: "lead" }, "Under each token the most probable at its place. Choose another and the model goes on from there.")];
     if (state.begin.length) parts.push(h("p", { class: "row" }, h("button", { type: "button", "data-key": "free", onclick: () => set({ begin: [], at: 0 }) }, "Let it answer freely again"), h("span", { class: "quiet" }, `${state.begin.length} tokens were chosen by hand`)));
     parts.push(h("ol", { class: "produced", "aria-label": "The answer, token by token", tabindex: 0 }, data.produced.map((one, place) => column(one, place, at, data))));
-    const extra = await Promise.all([alignment(trace), lens(data, at, writes)]);
+    const extra = await Promise.all([alignment(trace), lens(trace, data, at, writes)]);
     parts.push(h("div", { class: "plates" }, ...extra.filter(Boolean)));
     if (trace.kind === "translator") parts.push(beams(data));
     if (data.shares) parts.push(h("h3", {}, "What each token was made from (ALTI): source, then what was written before"),
@@ -40,14 +40,15 @@ function column(one, place, at, data) {
 }
 
 async function alignment(trace) {
-  if (trace.kind !== "translator" || !trace.kinds.cross) return null;
+  if (trace.kind !== "translator" || trace.about.system === "seq2seq") return null;
   const found = await ask("/api/view/alignment", subject());
   const data = found.results[0].data, weights = data.weights.flat();
   return h("div", {}, h("h3", {}, "Cross-attention as alignment"), h("div", { class: "frame" }, lines(weights, data.target, data.source, { label: "Cross-attention: produced words to source words", choose: null })),
     h("p", { class: "quiet" }, `decoder layer ${data.layer}, ${data.head === null ? "mean of all heads" : "head " + data.head}`));
 }
 
-async function lens(data, at, writes) {
+async function lens(trace, data, at, writes) {
+  if (!Object.keys(trace.kinds).length) return null; // recurrent layers share no stream that could be read on the way
   try {
     const found = await ask("/api/view/lens", subject({ ...writes, query: data.first + at }));
     const [table, line] = found.results[0].blocks;

@@ -114,7 +114,7 @@ export async function explorer(root) {
   // The words among which one is chosen: those that ask in this kind of attention.
   function asking() {
     const first = trace.rows[0];
-    return kind() === "encoder" || !first.target || state.view === "contexts" ? { words: first.words, name: "" } : { words: first.target, name: "the answer" };
+    return ["encoder", ""].includes(kind()) || !first.target || state.view === "contexts" ? { words: first.words, name: "" } : { words: first.target, name: "the answer" };
   }
 
   function kind() {

@@ -15,6 +15,7 @@ export const heads = {
   async draw(trace, kind) {
     if (!kind) return h("p", { class: "lead" }, "This model has no attention heads: its recurrent layers are shown under Process.");
     const found = await ask("/api/heads", subject({ kind }));
+    if (!found.weights) return far(found, trace);
     const { shape, values } = unpack(found.weights);
     const [layers, count, rows, columns] = shape, layer = Math.min(state.layer, layers - 1), size = rows * columns;
     const of = (layer, head) => values.subarray((layer * count + head) * size, (layer * count + head + 1) * size);
@@ -32,6 +33,13 @@ export const heads = {
       sentence(own, names, word, columns, told)));
   },
 };
+
+// A text so long that not even small maps of all heads are at hand: choose a head, and see its map.
+function far(found, trace) {
+  const layer = Math.min(state.layer, found.places.length - 1), head = Math.max(0, Math.min(state.head, found.heads - 1));
+  return h("div", {}, h("h2", {}, `Layer ${layer}, head ${head}: ${found.tokens[0]} × ${found.tokens[1]} tokens`),
+    h("p", { class: "lead" }, "Choose layer and head above. The map begins close; farther away a tile takes longer."), mapOf(found.places[layer], head, found.tokens, trace));
+}
 
 function sentence(values, names, word, columns, told) {
   const order = [...values.subarray(word * columns, (word + 1) * columns)].map((value, place) => [value, names.keys[place]]).sort((a, b) => b[0] - a[0]).slice(0, 4);

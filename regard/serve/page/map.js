@@ -15,8 +15,8 @@ export function mapOf(place, head, [queries, keys], trace) {
   const tiles = new Map(), context = canvas.getContext("2d");
   const style = getComputedStyle(document.documentElement), ink = rgb(style, "--above"), ground = rgb(style, "--surface");
   const most = Math.max(0, Math.ceil(Math.log2(Math.max(queries, keys) / TILE)));
-  // Begin where a tile is quickly found: at most 1,024 tokens across, from the top left.
-  let zoom = Math.min(most, 3), left = 0, top = 0, asked = 0;
+  // Begin where a tile is quickly found, from the top left: each of its rows has as many scores as the text has tokens.
+  let zoom = Math.max(queries, keys) > 4096 ? 0 : Math.min(most, 3), left = 0, top = 0, asked = 0;
   let waiting = [], under = 0, due = 0;
   const span = () => Math.min(Math.max(queries, keys), TILE * 2 ** zoom * 2);
 

@@ -27,7 +27,7 @@ export function tour(root) {
     set(changes);
     const on = h("button", { type: "button", onclick: () => (at + 1 < STOPS.length ? (at++, show()) : leave()) }, at + 1 < STOPS.length ? "Next" : "Done");
     box.replaceChildren(h("h2", {}, title), h("p", { "aria-live": "polite" }, text),
-      h("div", { class: "row" }, h("small", {}, `${at + 1} of ${STOPS.length}`), h("span", { class: "grow" }), h("button", { type: "button", disabled: at === 0, onclick: () => (at--, show()) }, "Back"), on, h("button", { type: "button", "aria-label": "End the tour", onclick: leave }, "×")));
+      h("div", { class: "row" }, h("small", {}, `${at + 1} of ${STOPS.length}`), h("span", { class: "push" }), h("button", { type: "button", disabled: at === 0, onclick: () => (at--, show()) }, "Back"), on, h("button", { type: "button", "aria-label": "End the tour", onclick: leave }, "×")));
     on.focus({ preventScroll: true });
   };
   box.addEventListener("keydown", (event) => event.key === "Escape" && leave());
