@@ -77,6 +77,7 @@ class Shelf:
             volume.state = "ready"
         except RegardError as error:
             volume.state, volume.reason = "failed", str(error).replace(volume.place, volume.name)
+            logging.getLogger(__name__).warning("%s could not be opened: %s", volume.place, error)
         except Exception as error:  # a damaged file can raise anything; it must not stop the others
             logging.getLogger(__name__).exception("%s could not be opened", volume.place)
             volume.state, volume.reason = "failed", f"{type(error).__name__} while it was opened: the log has more"
