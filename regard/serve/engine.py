@@ -97,7 +97,8 @@ class Engine:
             jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             if jobs:
                 _work(jobs)
-                self.batches(sum(len(job.items) for job in jobs))
+                if jobs[0].key is not None:
+                    self.batches(sum(len(job.items) for job in jobs))
 
     def _next(self) -> list[Job]:
         """The first of the line, and those behind it that ask the same."""
