@@ -1,4 +1,4 @@
-"""`regard run`: answers, one a line."""
+"""`regard run`: answers, one a line; over files also rows of JSONL, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -6,39 +6,42 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TextIO
+from typing import Annotated, Any, Optional, TextIO
 
 import typer
 
-if TYPE_CHECKING:
-    from regard.pipelines.language_model import LanguageModel
-    from regard.pipelines.text_reader import TextReader
-    from regard.pipelines.text_to_text import TextToText
-
 _BLOCK = 512
+_SOME_BAD = 3
 
 
 def run(
     model: Annotated[str, typer.Argument(help="A model of the package (en-fr, g2p) or a model folder.")],
     texts: Annotated[Optional[list[str]], typer.Argument(metavar="[TEXT...]", help="Texts to answer.")] = None,  # noqa: UP045
     input_file: Annotated[
-        Optional[Path], typer.Option("--input", help="A file, one text a line. Default: standard input.")  # noqa: UP045
+        Optional[Path],  # noqa: UP045
+        typer.Option("--input", help="A file: text, one a line, .jsonl, .csv, .parquet. Default: standard input."),
     ] = None,
     output_file: Annotated[
-        Optional[Path], typer.Option("--output", help="Where answers go. Default: standard output.")  # noqa: UP045
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="Where answers go, in the format of its ending. Default: standard output."),
     ] = None,
+    field: Annotated[Optional[str], typer.Option(help="The column of --input that holds the text.")] = None,  # noqa: UP045
+    restart: Annotated[bool, typer.Option(help="Begin --output anew, where a run of it was stopped.")] = False,
     beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept; 1 is greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="alpha of the paper; 0: none. Used with --beams.")] = 0.6,
     tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a language model.")] = 50,
+    precision: Annotated[str, typer.Option(help="Of an encoder's matrices: fp32 or bf16.")] = "fp32",
     jsonl: Annotated[bool, typer.Option(help="One JSON object a line: source, answers, scores, alignment.")] = False,
     alignment: Annotated[
         Optional[Path], typer.Option(help="Write word alignments (0-0 1-2 ...), one line a text.")  # noqa: UP045
     ] = None,
 ) -> None:
     """Answer texts, one answer a line, in order: a translation, a continuation, a class, hidden words or a vector.
+
+    With --input and --output a run that was stopped goes on where it was; records that cannot be answered are told in
+    OUTPUT.errors.jsonl, and the exit status is then 3.
 
     Example: regard run en-fr "Open the file." --beams 4
     """
@@ -50,64 +53,56 @@ def run(
 
     if texts and input_file:
         raise RegardError("give texts or --input, not both")
+    bulk = input_file and output_file and (input_file.is_file() or not input_file.exists())
+    if (field or restart) and not bulk:
+        raise RegardError(f"{'--field' if field else '--restart'} needs a file to read, --input, and one for --output")
     loaded = load(model)
     if alignment and not (isinstance(loaded, TextToText) and loaded.aligns):
         raise RegardError(f"--alignment needs a translator with attention; {model} is none")
+    options: dict[str, Any]
+    if precision != "fp32" and isinstance(loaded, TextToText | LanguageModel):
+        raise RegardError(f"--precision is for encoders and classifiers; {model} is none")
+    if isinstance(loaded, TextToText):
+        options = {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None}
+    elif isinstance(loaded, LanguageModel):
+        options = {"tokens": tokens, "beams": beams}
+    else:
+        options = {"precision": precision}
+    if input_file and output_file and bulk:
+        from regard.cli.progress import Shown
+
+        with Shown() as shown:
+            ended = loaded.run_file(
+                input_file, output_file, shown.tell, field=field, restart=restart, json_lines=jsonl, links=alignment,
+                **options,
+            )  # fmt: skip
+        shown.ended(ended, output_file)
+        raise typer.Exit(_SOME_BAD if ended.bad else 0)
     lines: Iterable[str] = (valid_text(text) for text in texts) if texts else input_lines(input_file)
     block = 1 if not texts and input_file is None and sys.stdin.isatty() else _BLOCK
+    _print_answers(_blocks(lines, block), loaded, options, jsonl, output_file, alignment)
+
+
+def _print_answers(
+    blocks: Iterable[list[str]],
+    loaded: Any,
+    options: dict[str, Any],
+    jsonl: bool,
+    output_file: Path | None,
+    alignment: Path | None,
+) -> None:
+    from regard.data.tables import line_of
+
     with ExitStack() as stack:
         answers = _opened(output_file, stack) or sys.stdout
         links = _opened(alignment, stack)
-        for batch in _blocks(lines, block):
-            if isinstance(loaded, TextToText):
-                found = _translated(loaded, batch, beams, length_penalty, jsonl or links is not None)
-            elif isinstance(loaded, LanguageModel):
-                found = _continued(loaded, batch, tokens, beams)
-            else:
-                found = _read(loaded, batch)
-            for row in found:
+        for batch in blocks:
+            for row in loaded.rows(batch, **options):
                 if links:
                     print(row["alignment"], file=links)
-                # One answer a line: line breaks within one are blanks here, and themselves in JSON.
-                line = json.dumps(row, ensure_ascii=False) if jsonl else " ".join(row["answer"].splitlines())
+                row.setdefault("answer", line_of(row))
+                line = json.dumps(row, ensure_ascii=False) if jsonl else line_of(row)
                 print(line, file=answers, flush=len(batch) == 1)
-
-
-def _translated(
-    loaded: TextToText, texts: list[str], beams: int, alpha: float, aligned: bool
-) -> Iterator[dict[str, Any]]:
-    """The answers of a translator."""
-    for text, found in zip(texts, loaded.hypotheses(texts, beams, alpha), strict=True):
-        listed = [
-            {"text": loaded.codec.target.decode(one.tokens), "score": one.score, "log_p": one.log_probability}
-            for one in found
-        ]
-        row: dict[str, Any] = {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
-        if aligned and loaded.aligns:
-            row["alignment"] = loaded.align(text, found[0].tokens).pharaoh()
-        yield row
-
-
-def _continued(loaded: LanguageModel, texts: list[str], tokens: int, beams: int) -> Iterator[dict[str, Any]]:
-    """What a language model writes after each text, the text before it."""
-    for text, found in zip(texts, loaded.hypotheses(texts, tokens, beams), strict=True):
-        listed = [{"text": text + loaded.continuation(text, one.tokens), "log_p": one.log_probability} for one in found]
-        yield {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
-
-
-def _read(loaded: TextReader, texts: list[str]) -> Iterator[dict[str, Any]]:
-    """Classes, hidden words or vectors, whichever the model is for."""
-    if "classify" in loaded.abilities:
-        for text, classes in zip(texts, loaded.classify(texts), strict=True):
-            listed = [asdict(one) for one in classes]
-            yield {"source": text, "answer": f"{classes[0].text}\t{classes[0].probability:.4f}", "classes": listed}
-    elif "fill" in loaded.abilities:
-        for text in texts:
-            words = [[asdict(one) for one in choices] for choices in loaded.fill(text)]
-            yield {"source": text, "answer": loaded.answers([text])[0], "words": words}
-    else:
-        for text, vector in zip(texts, loaded.embed(texts).tolist(), strict=True):
-            yield {"source": text, "answer": " ".join(f"{value:.6f}" for value in vector), "embedding": vector}
 
 
 def _blocks(lines: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -100,15 +100,16 @@ class AttentionView:
             for part, size in zip((queries, keys), self.shape, strict=True)
         )
         self._check_room(len(asking) * len(looked_at))
-        scores = self.queries[queries] @ self.keys[keys].T * self.scale
+        scores = (self.queries[queries] @ self.keys[keys].T).mul_(self.scale)
         if self._added is not None:
-            scores = scores + self._added(asking, looked_at)[self.head].to(scores.dtype)
+            scores += self._added(asking, looked_at)[self.head].to(scores.dtype)
         return _hide_future(scores, asking + self.shape[1] - self.shape[0], looked_at) if self.causal else scores
 
     @torch.no_grad()
     def weights(self, queries: slice = EVERY, keys: slice = EVERY) -> Float[Tensor, "queries keys"]:
         """Softmax over all keys, of which the chosen ones are given."""
-        return (self.scores(queries, keys) - self.normaliser(queries)[:, None]).exp_()
+        normaliser = self.normaliser(queries)  # before the scores: both are never held at once
+        return self.scores(queries, keys).sub_(normaliser[:, None]).exp_()
 
     @torch.no_grad()
     def mixed(self, queries: slice = EVERY) -> Float[Tensor, "queries head_width"]:
@@ -122,7 +123,9 @@ class AttentionView:
         found = self._kept("normaliser", lambda: self.keys.new_full((self.shape[0],), math.nan))
         for block in self._blocks(queries):
             if found[block].isnan().any():
-                found[block] = self.scores(block).logsumexp(dim=-1)
+                fresh = self.scores(block).logsumexp(dim=-1)
+                found[block] = torch.where(found[block].isnan(), fresh, found[block])
+                del fresh  # see `map`
         return found[queries]
 
     @torch.no_grad()
@@ -135,20 +138,21 @@ class AttentionView:
         if min(resolution) < 1 or not rows or not columns or {rows.step, columns.step} != {1}:
             raise RegardError(f"a map needs cells: queries {queries}, keys {keys} of {self.shape} at {resolution}")
         cell = (-(-len(rows) // resolution[0]), -(-len(columns) // resolution[1]))
-        largest, sums = [], []
-        for begin in range(rows.start, rows.stop, cell[0]):
-            band = slice(begin, min(begin + cell[0], rows.stop))
-            most = self.keys.new_zeros(-(-len(columns) // cell[1]))
-            total = torch.zeros_like(most)
-            for block in self._blocks(band):
+        bands = range(rows.start, rows.stop, cell[0])
+        # Made before any block is: a small result made between blocks of many MiB keeps the heap from giving back
+        # what lies below it, and memory grows with every block (tests/explain/test_long_text.py).
+        largest = self.keys.new_zeros(len(bands), -(-len(columns) // cell[1]))
+        sums = torch.zeros_like(largest)
+        self.normaliser(queries)
+        for number, begin in enumerate(bands):
+            for block in self._blocks(slice(begin, min(begin + cell[0], rows.stop))):
                 parts = _cells(self.weights(block, slice(columns.start, columns.stop)), cell[1])
-                most = torch.maximum(most, parts.amax(dim=(0, 2)))
-                total += parts.sum(dim=(0, 2))
-            largest.append(most)
-            sums.append(total)
+                torch.maximum(largest[number], parts.amax(dim=(0, 2)), out=largest[number])
+                sums[number] += parts.sum(dim=(0, 2))
+                del parts  # before the next block is made
         counts = _sizes(len(rows), cell[0])[:, None] * _sizes(len(columns), cell[1])
-        mean = torch.stack(sums) / counts.to(self.keys)
-        return Map(slice(rows.start, rows.stop), slice(columns.start, columns.stop), cell, torch.stack(largest), mean)
+        mean = sums / counts.to(self.keys)
+        return Map(slice(rows.start, rows.stop), slice(columns.start, columns.stop), cell, largest, mean)
 
     @property
     def _shared(self) -> int:
@@ -218,7 +222,9 @@ def _hide_future(
 
 def _cells(weights: Float[Tensor, "queries keys"], width: int) -> Float[Tensor, "queries columns width"]:
     """Columns in cells of a width; weights are never negative, so zeros fill the last one."""
-    cells: Tensor = F.pad(weights, (0, -weights.shape[1] % width)).unflatten(1, (-1, width))
+    missing = -weights.shape[1] % width
+    filled = F.pad(weights, (0, missing)) if missing else weights
+    cells: Tensor = filled.unflatten(1, (-1, width))
     return cells
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,14 @@ from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
 from regard.models.base import Model
 from regard.models.ulmfit import AwdLstm
+from regard.pipelines.bulk import FileRunner
 from regard.pipelines.explanation import Explanation, explain_traced
 from regard.sequences import Sequences
 
+_TOGETHER = 32  # texts of one batch: their caches are in memory together
 
-class LanguageModel:
+
+class LanguageModel(FileRunner):
     """A model with its tokenizer."""
 
     def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
@@ -42,6 +45,23 @@ class LanguageModel:
         room = self.limit or 1 << 30
         how = Search(None, -1 if end is None else end, beams, 0.0, extra_length=tokens, limit=room)
         return search(self.model, Sequences.of_ids(prompts, self.model.device), how)
+
+    kind = "hypotheses"
+
+    def rows(self, texts: Sequence[str], tokens: int = 50, beams: int = 1) -> Iterator[dict[str, Any]]:
+        """For each text what `regard run --jsonl` prints: source, answer and hypotheses, the text before each."""
+        lengths = [len(self.check(text)) for text in texts]
+        order = sorted(range(len(texts)), key=lambda number: lengths[number])
+        found: dict[int, list[Hypothesis]] = {}
+        for start in range(0, len(order), _TOGETHER):
+            chosen = order[start : start + _TOGETHER]
+            found |= zip(chosen, self.hypotheses([texts[number] for number in chosen], tokens, beams), strict=True)
+        for number, text in enumerate(texts):
+            listed = [
+                {"text": text + self.continuation(text, one.tokens), "log_p": one.log_probability}
+                for one in found[number]
+            ]
+            yield {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
 
     def continuation(self, text: str, tokens: Sequence[int]) -> str:
         """The text of new tokens, with the blank before it where there is one."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,16 +14,20 @@ from regard.errors import RegardError
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
+from regard.layers.packed import packed
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
 from regard.models.base import Model
 from regard.models.bert import Bert, sentence_embeddings
 from regard.models.gpt import GPT
 from regard.models.ulmfit import Ulmfit, class_probabilities
+from regard.pipelines.bulk import FileRunner
+from regard.pipelines.encoding import by_length
 from regard.pipelines.explanation import Explanation, explain_traced
 from regard.sequences import Sequences
 
 _CLASSES = "classification"
+_WORTH_PACKING = 64
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,13 @@ class Choice:
     probability: float
 
 
-class TextReader:
+class TextReader(FileRunner):
     """A model with its tokenizer."""
 
     def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
         self.name, self.tokenizer = name, tokenizer
         self.model: Any = model
+        self._packed: tuple[tuple[Any, ...], Any] | None = None
 
     @property
     def abilities(self) -> tuple[str, ...]:
@@ -50,25 +55,38 @@ class TextReader:
         named = {"classification": "classify", "masked_words": "fill"}
         return (*(named[head] for head in heads if head in named), "embed")
 
-    @torch.no_grad()
-    def embed(self, texts: Sequence[str], pooling: str = "mean") -> Float[Tensor, "texts width"]:
-        """One vector of length 1 a text: dot products are cosines. `pooling`: mean, or first (the [CLS] token)."""
+    def embed(
+        self, texts: Sequence[str], pooling: str = "mean", precision: str = "fp32"
+    ) -> Float[Tensor, "texts width"]:
+        """One vector of length 1 a text: dot products are cosines. `pooling`: mean, or first (the [CLS] token).
+
+        `precision`: bf16 multiplies matrices in bfloat16, a few times as fast where the processor can.
+        """
         self._needs("embed")
         if pooling not in ("mean", "first"):
             raise RegardError(f"pooling is mean or first, not {pooling!r}")
-        return sentence_embeddings(self.model.hidden(self._sequences(texts)), pooling)  # type: ignore[arg-type]
+        model = self._for(len(texts), precision)
+        ids = self.check_many(texts)
+        if not ids:
+            return torch.empty(0, self.model.config.width)
+        return by_length(ids, lambda batch: sentence_embeddings(model.hidden(batch), pooling), self.model.device)  # type: ignore[arg-type]
 
-    @torch.no_grad()
-    def classify(self, texts: Sequence[str]) -> list[list[Choice]]:
-        """For each text the classes with their probabilities, the most probable first."""
+    def classify(self, texts: Sequence[str], precision: str = "fp32") -> list[list[Choice]]:
+        """For each text the classes with their probabilities, the most probable first; `precision` see `embed`."""
         self._needs("classify")
-        sequences = self._sequences(texts)
-        if isinstance(self.model, Ulmfit):
-            probabilities = class_probabilities([self.model], sequences)
-        else:
-            scores = self.model.classify(sequences) if isinstance(self.model, GPT) else self.model(sequences)[_CLASSES]
-            probabilities = scores.softmax(dim=-1)
-        return [_ranked(self.model.config.labels, row) for row in probabilities]
+        model = self._for(len(texts), precision)
+
+        def probabilities(batch: Sequences) -> Tensor:
+            if isinstance(model, Ulmfit):
+                return class_probabilities([model], batch)
+            scores = model.classify(batch) if isinstance(model, GPT) else model(batch)[_CLASSES]
+            found: Tensor = scores.softmax(dim=-1)
+            return found
+
+        ids = self.check_many(texts)
+        if not ids:
+            return []
+        return [_ranked(self.model.config.labels, row) for row in by_length(ids, probabilities, self.model.device)]
 
     @torch.no_grad()
     def fill(self, text: str, count: int = 5) -> list[list[Choice]]:
@@ -87,6 +105,28 @@ class TextReader:
             [Choice(self.tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)]
             for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    @property
+    def kind(self) -> str:
+        """What `rows` tells of a text: `classes`, hidden `words`, or its `embedding`."""
+        found = {"classify": "classes", "fill": "words", "embed": "embedding"}
+        return next(kind for ability, kind in found.items() if ability in self.abilities)
+
+    def rows(self, texts: Sequence[str], precision: str = "fp32") -> Iterator[dict[str, Any]]:
+        """For each text what `regard run --jsonl` prints: classes, hidden words or a vector, whichever it is for."""
+        if self.kind == "classes":
+            for text, classes in zip(texts, self.classify(texts, precision), strict=True):
+                best, listed = classes[0], [asdict(one) for one in classes]
+                yield {"source": text, "answer": f"{best.text}\t{best.probability:.4f}", "classes": listed}
+        elif self.kind == "words":
+            if precision != "fp32":
+                raise RegardError(f"hidden words are filled in with fp32, not {precision}")
+            for text in texts:
+                words = [[asdict(one) for one in choices] for choices in self.fill(text)]
+                yield {"source": text, "answer": self.answers([text])[0], "words": words}
+        else:
+            for text, vector in zip(texts, self.embed(texts, precision=precision).tolist(), strict=True):
+                yield {"source": text, "embedding": vector}
 
     def answers(self, texts: Sequence[str]) -> list[str]:
         """One line a text: the most probable class, the text with its hidden words filled in, or nothing."""
@@ -131,6 +171,14 @@ class TextReader:
             raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {self.limit} that {self.name} accepts")
         return ids
 
+    def check_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for many texts, tokenised together."""
+        ids = self.tokenizer.encode_many(texts)
+        for text, found in zip(texts, ids, strict=True):
+            if not text.strip() or (self.limit is not None and len(found) > self.limit):
+                self.check(text)
+        return ids
+
     @property
     def limit(self) -> int | None:
         """Longest text, in tokens; None where there is no limit (ULMFiT)."""
@@ -146,6 +194,22 @@ class TextReader:
 
     def _sequences(self, texts: Sequence[str]) -> Sequences:
         return Sequences.of_ids([self.check(text) for text in texts], self.model.device)
+
+    def _for(self, texts: int, precision: str) -> Any:
+        """The model that answers: a packed copy where it is asked for, or where so many texts are worth it."""
+        if precision not in ("fp32", "bf16"):
+            raise RegardError(f"precision is fp32 or bf16, not {precision!r}")
+        if not isinstance(self.model, Bert):
+            if precision != "fp32":
+                raise RegardError(f"precision {precision} is for BERT and its kin, not for {self.name}")
+            return self.model
+        if precision == "fp32" and (texts < _WORTH_PACKING or self.model.device.type != "cpu"):
+            return self.model
+        # Whoever changed a weight since gets a new copy.
+        state = (precision, *(parameter._version for parameter in self.model.parameters()))
+        if self._packed is None or self._packed[0] != state:
+            self._packed = (state, packed(self.model, "bf16" if precision == "bf16" else "fp32"))
+        return self._packed[1]
 
     def _needs(self, ability: str) -> None:
         if ability not in self.abilities:

@@ -17,11 +17,12 @@ from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec, Piece
 from regard.models.base import Model
 from regard.models.seq2seq import Seq2Seq
+from regard.pipelines.bulk import FileRunner
 from regard.pipelines.explanation import Explanation, explain_traced
 from regard.sequences import Sequences
 
 
-class TextToText:
+class TextToText(FileRunner):
     """A model with its tokenizers."""
 
     def __init__(self, name: str, model: Model, codec: Codec | SubwordCodec) -> None:
@@ -49,6 +50,22 @@ class TextToText:
         for text in texts:
             self.check(text)
         yield from answer(self.model, self.codec, texts, self.search(beams, length_penalty))
+
+    kind = "hypotheses"
+
+    def rows(
+        self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6, alignment: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """For each text what `regard run --jsonl` prints: source, answer, hypotheses, and `alignment` if wished."""
+        for text, found in zip(texts, self.hypotheses(texts, beams, length_penalty), strict=True):
+            listed = [
+                {"text": self.codec.target.decode(one.tokens), "score": one.score, "log_p": one.log_probability}
+                for one in found
+            ]
+            row: dict[str, Any] = {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
+            if alignment and self.aligns:
+                row["alignment"] = self.align(text, found[0].tokens).pharaoh()
+            yield row
 
     def search(self, beams: int, length_penalty: float) -> Search:
         return Search.of_translator(self.model.config, beams, length_penalty)

@@ -139,3 +139,23 @@ def test_what_is_wrong_with_a_view_is_one_line(regard, folder, arguments, messag
     assert message in ended.err
     assert len(ended.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_bad_lines_ends_with_status_three(regard, folder, tmp_path):
+    (tmp_path / "in.csv").write_text("id,say\n1,Python\n2,\n3,quickly\n")
+    arguments = ["run", folder, "--input", tmp_path / "in.csv", "--output", tmp_path / "out.csv", "--field", "say"]
+    ended = regard(*arguments)
+    assert (ended.code, ended.out) == (3, "")
+    assert "3 records, 1 without an answer: see" in ended.err
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "id,say,answer,log_p"
+    links = tmp_path / "links.txt"
+    assert regard("run", folder, "--input", tmp_path / "in.csv", "--output", tmp_path / "out.txt", "--field", "say",
+                  "--alignment", links).code == 3  # fmt: skip
+    assert [bool(line) for line in links.read_text().split("\n")] == [True, False, True, False]
+
+
+def test_options_for_files_need_files(regard, folder):
+    ended = regard("run", folder, "Python", "--restart")
+    assert ended.code == 2
+    assert "--restart needs a file to read" in ended.err
+    assert "--precision is for encoders" in regard("run", folder, "Python", "--precision", "bf16").err
