@@ -10,7 +10,17 @@ from typing import Any
 from regard.errors import RegardError
 
 __version__ = "0.1.0"
-__all__ = ["RegardError", "Sequences", "TextToText", "Trace", "Transformer", "TransformerConfig", "__version__", "load"]
+__all__ = [
+    "RegardError",
+    "Sequences",
+    "TextToText",
+    "Trace",
+    "Transformer",
+    "TransformerConfig",
+    "__version__",
+    "explore",
+    "load",
+]
 
 # Where the public names live. They are imported when they are first used, so that `import regard` does not load torch.
 _HOMES = {
@@ -19,6 +29,7 @@ _HOMES = {
     "Trace": "regard.explain.trace",
     "Transformer": "regard.models.transformer",
     "TransformerConfig": "regard.models.transformer",
+    "explore": "regard.serve.notebook",
     "load": "regard.pipelines",
 }
 

@@ -11,6 +11,7 @@ from regard.cli.evaluate import evaluate
 from regard.cli.explain import explain
 from regard.cli.export import export
 from regard.cli.run import run
+from regard.cli.serve import explore, serve
 from regard.cli.train import train
 from regard.errors import RegardError
 
@@ -28,6 +29,8 @@ app.command()(run)
 app.command()(evaluate)
 app.command()(train)
 app.command()(export)
+app.command()(serve)
+app.command()(explore)
 
 
 @app.callback(invoke_without_command=True)

@@ -94,7 +94,7 @@ def generation(trace: Trace, seen: Iterable[Going] = (), row: int = 0, count: in
     `seen`: the beams of a watched search. Raises RegardError for models that answer no text, and for a trace of a
     language model that covers its prompt only.
     """
-    places, tokens = _places(trace, row)
+    places, tokens = answer_places(trace, row)
     probabilities = trace.logits(slice(places.start, places.stop), row).float().softmax(dim=-1)
     best = probabilities.topk(min(count, probabilities.shape[1]), dim=-1)
     produced = [
@@ -114,7 +114,7 @@ def generation(trace: Trace, seen: Iterable[Going] = (), row: int = 0, count: in
     return Generation(produced, inputs, sources, shares, tree)
 
 
-def _places(trace: Trace, row: int) -> tuple[range, list[int]]:
+def answer_places(trace: Trace, row: int) -> tuple[range, list[int]]:
     """The positions at which the answer's tokens were chosen, and the tokens."""
     if trace.target is not None:
         end = int(trace.model.config.eos_token_id)

@@ -1,0 +1,54 @@
+// Questions to the service. An answer is kept for a while, so that going back and forth asks nothing again.
+
+import { state } from "./state.js";
+
+const KEPT = 80;
+const answers = new Map();
+let transport = over_http;
+
+export function use(other) {
+  transport = other;
+}
+
+async function over_http(path, body) {
+  const token = sessionStorage.getItem("regard-token");
+  const headers = { ...(body ? { "Content-Type": "application/json" } : {}), ...(token ? { Authorization: "Bearer " + token } : {}) };
+  let answer;
+  try {
+    answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
+  } catch {
+    throw new Error("the service cannot be reached: is it still running?");
+  }
+  if (answer.status === 401) {
+    const given = prompt("This service asks for its token:");
+    if (!given) throw new Error("this service asks for a token");
+    sessionStorage.setItem("regard-token", given.trim());
+    return over_http(path, body);
+  }
+  const told = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(told.error ? told.error.message : "the service answered " + answer.status);
+  return told;
+}
+
+export function ask(path, body) {
+  const name = path + JSON.stringify(body || null);
+  if (!answers.has(name)) {
+    const coming = transport(path, body);
+    answers.set(name, coming);
+    coming.catch(() => answers.delete(name));
+    if (answers.size > KEPT) answers.delete(answers.keys().next().value);
+  }
+  return answers.get(name);
+}
+
+export const forget = () => answers.clear();
+
+// What every question about the trace says: which model read which texts.
+export function subject(more = {}) {
+  return { model: state.model, texts: state.text, ...(state.begin.length ? { begin: state.begin } : {}), ...more };
+}
+
+export function unpack({ shape, float32 }) {
+  const bytes = Uint8Array.from(atob(float32), (letter) => letter.charCodeAt(0));
+  return { shape, values: new Float32Array(bytes.buffer) };
+}

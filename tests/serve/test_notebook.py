@@ -1,0 +1,86 @@
+"""The explorer in a cell: the same page in one file, its questions answered by this process."""
+
+import json
+import sys
+
+import pytest
+from browser import browser, needs_browser
+
+import regard
+from regard.errors import RegardError
+from regard.serve.notebook import _SCRIPT, answered, explore
+from regard.serve.one_file import one_file
+from regard.serve.shelf import Shelf
+from regard.serve.traces import Traces
+
+TEXTS = ("Python executes quickly", "Python crawls quickly")
+HOST = """<!doctype html><div id="cell"></div><script type="module">
+const answers = [];
+const model = { get: () => window.page, on: (_, hear) => answers.push(hear), off: () => {},
+  send: async (data) => { const found = await window.python(data); answers.forEach((hear) => hear(found)); } };
+const { default: widget } = await import("data:text/javascript," + encodeURIComponent(window.script));
+widget.render({ model, el: document.getElementById("cell") });
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    one = Shelf(("en-fr",), regard.load)
+    one.open("en-fr")
+    return one
+
+
+def test_a_message_is_answered_or_told_what_is_wrong(shelf):
+    traces = Traces(1 << 26)
+    found = answered(shelf, traces, {"regard": "1", "path": "/api/trace", "body": {"model": "en-fr", "texts": TEXTS}})
+    assert found["regard"] == "1"
+    assert [row["text"] for row in found["answer"]["rows"]] == list(TEXTS)
+    for path, body, told in (
+        ("/api/process", {"model": "en-fr", "texts": TEXTS, "layer": 9}, "there is no layer 9"),
+        ("/api/process", {"model": "en-fr", "texts": []}, "texts: List should have at least 1 item"),
+        ("/nothing", None, "no path '/nothing'"),
+    ):
+        assert told in answered(shelf, traces, {"regard": "2", "path": path, "body": body})["error"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_widget_hears_and_answers(monkeypatch):
+    pytest.importorskip("anywidget")
+    widget = explore("en-fr", *TEXTS)
+    sent = []
+    monkeypatch.setattr(type(widget), "send", lambda _, content: sent.append(content))
+    widget._handle_custom_msg({"regard": "7", "path": "/api/models", "body": None}, [])
+    assert sent[0]["answer"]["models"][0]["name"] == "en-fr"
+    assert "</script" not in widget.page[widget.page.index("<script") : widget.page.rindex("</script")]
+
+
+def test_without_anywidget_it_is_plain_html(monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    shown = explore("en-fr", *TEXTS)._repr_html_()
+    assert "<script" not in shown
+    assert "Python" in shown
+    with pytest.raises(RegardError, match="empty"):
+        explore("en-fr", " ")
+
+
+@needs_browser
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_page_in_one_file_works_in_a_frame(shelf):
+    traces = Traces(1 << 26)
+    with browser() as chromium:
+        page = chromium.new_page()
+        said = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda asked: said.append(asked.url) if asked.url.startswith("http") else None)
+        page.expose_function("python", lambda asked: answered(shelf, traces, asked))
+        state = one_file("model=en-fr&text=Open+the+file")
+        page.add_init_script(f"window.page = {json.dumps(state)}; window.script = {json.dumps(_SCRIPT)};")
+        page.goto("about:blank")
+        page.set_content(HOST)
+        frame = page.frame_locator("iframe")
+        frame.locator('.view[data-shown="process"]').wait_for(timeout=10_000)
+        assert frame.locator(".words button").first.inner_text() == "Open"
+        frame.locator("#tab-answers").click()
+        frame.locator('.view[data-shown="answers"] h2', has_text="Ouvrir le fichier").wait_for(timeout=10_000)
+        assert said == []
