@@ -67,7 +67,7 @@ def _two_stacks(
     own = _attention(source, source, *sizes) + inner * sum(source)
     masked, cross = _attention(target, target, *sizes), _attention(target, source, *sizes)
     layers = config.encoder_layers * own + config.decoder_layers * (masked + cross + inner * sum(target))
-    return layers + _words(config.d_model, config.vocab_size, target, predicted)
+    return int(layers + _words(config.d_model, config.vocab_size, target, predicted))
 
 
 def _gpt(config: Any, source: Lengths, target: Lengths, predicted: int | None) -> int:
@@ -75,7 +75,7 @@ def _gpt(config: Any, source: Lengths, target: Lengths, predicted: int | None) -
     inner = _feed_forward(width, config.n_inner or 4 * width) * sum(source)
     layers = config.n_layer * (_attention(source, source, width, width, width) + inner)
     classes = 2 * width * len(config.labels) * len(source)
-    return layers + classes + _words(width, config.vocab_size, source, predicted)
+    return int(layers + classes + _words(width, config.vocab_size, source, predicted))
 
 
 def _llama(config: Any, source: Lengths, target: Lengths, predicted: int | None) -> int:
@@ -83,7 +83,7 @@ def _llama(config: Any, source: Lengths, target: Lengths, predicted: int | None)
     sizes = (width, heads * config.head_width, config.key_value_heads * config.head_width)
     inner = _feed_forward(width, config.intermediate_size, 3) * sum(source)
     layers = config.num_hidden_layers * (_attention(source, source, *sizes) + inner)
-    return layers + _words(width, config.vocab_size, source, predicted)
+    return int(layers + _words(width, config.vocab_size, source, predicted))
 
 
 def _bert(config: Any, source: Lengths, target: Lengths, predicted: int | None) -> int:
@@ -101,14 +101,14 @@ def _bert(config: Any, source: Lengths, target: Lengths, predicted: int | None) 
         total += 2 * places * narrow * (width + config.vocab_size)
     outputs = {"next_sentence": 2 * len(source), "spans": 2 * tokens}
     outputs |= {"classification": len(config.labels) * len(source), "token_labels": len(config.labels) * tokens}
-    return total + sum(2 * width * outputs.get(head, 0) for head in config.heads)
+    return int(total + sum(2 * width * outputs.get(head, 0) for head in config.heads))
 
 
 def _seq2seq(config: Any, source: Lengths, target: Lengths, predicted: int | None) -> int:
     outer, width, depth = config.embedding_size, config.hidden_size, config.num_hidden_layers
     stack = _recurrent(4, outer, width) + (depth - 1) * _recurrent(4, width, width)
     words = _words(width, config.target_vocab_size or config.vocab_size, target, predicted)
-    return stack * (sum(source) + sum(target)) + words
+    return int(stack * (sum(source) + sum(target)) + words)
 
 
 def _rnnsearch(config: Any, source: Lengths, target: Lengths, predicted: int | None) -> int:
@@ -119,7 +119,7 @@ def _rnnsearch(config: Any, source: Lengths, target: Lengths, predicted: int | N
     seen = width + outer + 2 * width
     word = 2 * width * fits + _recurrent(3, outer + 2 * width, width) + 2 * seen * 2 * config.maxout_size
     words = _words(config.maxout_size, config.target_vocab_size or config.vocab_size, target, predicted)
-    return readers + keys + looks + word * sum(target) + words
+    return int(readers + keys + looks + word * sum(target) + words)
 
 
 def _awd_lstm(config: Any, source: Lengths, target: Lengths, predicted: int | None) -> int:
@@ -128,7 +128,7 @@ def _awd_lstm(config: Any, source: Lengths, target: Lengths, predicted: int | No
 
 def _ulmfit(config: Any, source: Lengths, target: Lengths, predicted: int | None) -> int:
     head = 2 * config.classifier_size * (3 * config.embedding_size + len(config.labels))
-    return _awd_layers(config) * sum(source) + head * len(source)
+    return int(_awd_layers(config) * sum(source) + head * len(source))
 
 
 _COUNTS: dict[str, Callable[[Any, Lengths, Lengths, int | None], int]] = {
