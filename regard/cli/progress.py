@@ -1,70 +1,111 @@
-"""How far a run over a file is: a bar on a terminal, else a plain line now and then; both on standard error."""
+"""What a run shows while it goes: a progress bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
-import sys
-import time
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from regard.pipelines.bulk import Progress
-
-_SECONDS_BETWEEN = 30
+if TYPE_CHECKING:
+    from regard.training.events import Event, Measured, Stepped
+    from regard.training.recipe import Recipe
 
 
-class Shown:
-    """A context whose `tell` shows progress."""
+class Display:
+    """A progress bar on a terminal; elsewhere a line now and then."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._bar: Any = None
+    def __init__(self, chosen: Recipe, shown: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __enter__(self) -> Shown:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        self.total = chosen.training.max_steps
+        self.every = max(1, min(100, self.total // 20))
+        console = Console(highlight=False, quiet=not shown)
+        self.live = shown and console.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}  left"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not self.live,
+        )
+        self.task = self.progress.add_task(chosen.name, total=self.total, loss=float("nan"), speed="")
+        self.console = console
+        self.loss = self.speed = self.flops = self.seconds = 0.0
+        self.last: Measured | None = None
 
-            self._bar = Progress(BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"),
-                                 console=Console(file=sys.stderr))  # fmt: skip
-            self._task = self._bar.add_task("", total=1.0)
-            self._bar.start()
+    def __enter__(self) -> Display:
+        self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
 
-    def tell(self, progress: Progress) -> None:
-        """Called after every window."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=progress.share, description=line_of(progress))
-        elif time.monotonic() - self._last > _SECONDS_BETWEEN:
-            self._last = time.monotonic()
-            print(f"{progress.share:.1%}, {line_of(progress)}", file=sys.stderr)
+    def show(self, event: Event) -> None:
+        from regard.training.events import Finished, Measured, Started, Stepped, Validated
+        from regard.training.told import told_cost
 
-    def ended(self, progress: Progress, output: Path) -> None:
-        """The counts."""
-        bad = f", {progress.bad:,} without an answer: see {output}.errors.jsonl" if progress.bad else ""
-        print(f"{progress.done:,} records{bad} ({_rate(progress)})", file=sys.stderr)
+        if isinstance(event, Started):
+            if event.note:
+                self.console.print(event.note, soft_wrap=True)
+            self.progress.update(self.task, completed=event.step)
+            self.console.print(
+                f"{event.parameters:,} parameters; {event.examples:,} examples, {event.tokens:,} tokens an epoch"
+                + (f"; going on from step {event.step}" if event.step else "")
+            )
+        elif isinstance(event, Stepped):
+            self._step(event)
+        elif isinstance(event, Measured):
+            self.last = event
+        elif isinstance(event, Validated):
+            mark = "  best so far" if event.best else ""
+            self.console.print(
+                f"step {event.step}, {event.seconds / 60:.1f} min: validation loss {event.loss:.3f}, "
+                f"{listed(event.scores)}{mark}",
+                soft_wrap=True,
+            )
+            if event.verdict:
+                self.console.print(f"  {event.verdict}", soft_wrap=True)
+        elif isinstance(event, Finished):
+            self.console.print(f"stopped: {event.reason}, after {event.seconds / 60:.1f} min")
+            if self.last:
+                self.console.print(told_cost(self.last), soft_wrap=True)
+            self.console.print(f"test part: {listed(event.scores)}", soft_wrap=True)
+            if event.signature:
+                self.console.print(event.signature, soft_wrap=True)
+            self.console.print(f"the model is in {event.folder}")
+
+    def _step(self, event: Stepped) -> None:
+        """Loss and speed are running means, so that one batch does not shake the line."""
+        took = max(1e-6, event.seconds - self.seconds)
+        speed = event.tokens / took
+        fresh = self.seconds == 0.0
+        self.loss = event.loss if fresh else 0.95 * self.loss + 0.05 * event.loss
+        self.speed = speed if fresh else 0.95 * self.speed + 0.05 * speed
+        self.flops = event.flops / took if fresh else 0.95 * self.flops + 0.05 * event.flops / took
+        self.seconds = event.seconds
+        self.progress.update(self.task, completed=event.step, loss=self.loss, speed=self._speed())
+        if not self.live and event.step % self.every == 0:
+            self.console.print(
+                f"step {event.step} of {self.total}: loss {self.loss:.3f}, {self._speed()}", soft_wrap=True
+            )
+
+    def _speed(self) -> str:
+        """Tokens a second, operations a second and their share of the peak; energy and money so far."""
+        from regard.training.told import of
+
+        told, last = [f"{self.speed:,.0f} tokens/s"], self.last
+        if self.flops:
+            peak = last.peak_flops_per_second if last else 0.0
+            told.append(of(self.flops, "FLOP/s") + (f" ({self.flops / peak:.0%} of peak)" if peak else ""))
+        if last and last.energy_wh is not None:
+            told.append(f"{last.energy_wh:.2f} Wh")
+        if last and last.money is not None:
+            told.append(f"{last.money:.2f} {last.currency}")
+        return ", ".join(told)
 
 
-def line_of(progress: Progress) -> str:
-    """Records, how many a second, time left, and how many could not be answered."""
-    left = "" if progress.seconds_left is None else f", {clock(progress.seconds_left)} left"
-    bad = f", {progress.bad:,} without an answer" if progress.bad else ""
-    return f"{progress.done:,} records, {_rate(progress)}{left}{bad}"
+def listed(scores: dict[str, float]) -> str:
+    from regard.training.card import score_name
 
-
-def clock(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _rate(progress: Progress) -> str:
-    rate = progress.records_per_second
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
+    return ", ".join(f"{score_name(name)} {value:.2f}" for name, value in scores.items())

@@ -82,7 +82,7 @@ def run(
         if bulk or precision != "fp32":
             raise RegardError(f"{model} hears recordings, given as arguments, in fp32")
     if input_file and output_file and bulk:
-        from regard.cli.progress import Shown
+        from regard.cli.file_progress import Shown
 
         with Shown() as shown:
             ended = loaded.run_file(

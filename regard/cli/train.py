@@ -9,15 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from regard.cli.progress import Display
 from regard.errors import RegardError
 
 if TYPE_CHECKING:
-    from regard.training.events import Event, Stepped
     from regard.training.recipe import Recipe
     from regard.training.workers import Workers
 
@@ -32,6 +33,9 @@ def train(
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads of each. Default: all cores.")] = None,  # noqa: UP045
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine that share every batch.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto: the accelerator if there is one.")] = "auto",
+    seeds: Annotated[int, typer.Option(min=1, help="So many runs that differ in their seed; mean and deviation.")] = 1,
+    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events into the run's folder.")] = False,
+    price_per_hour: Annotated[Optional[float], typer.Option(min=0, help="Of the machine, for the meter.")] = None,  # noqa: UP045
 ) -> None:
     """Train a model. Stops when the validation score stops improving; Ctrl-C leaves a checkpoint to --resume from.
 
@@ -39,7 +43,8 @@ def train(
     """
     from regard.training.recipe import load_recipe
 
-    chosen = load_recipe(recipe, changes)
+    priced = [] if price_per_hour is None else [f"cost.price_per_hour={price_per_hour}"]
+    chosen = load_recipe(recipe, [*(changes or []), *priced])
     folder = out or Path("runs") / chosen.name
 
     import torch
@@ -49,7 +54,18 @@ def train(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with _companions(workers):
-        _train(chosen, recipe, folder, resume, device)
+        _train(chosen, _Drive(recipe, folder, resume, tensorboard), device, seeds)
+
+
+@dataclass(frozen=True)
+class _Drive:
+    """How a run is driven."""
+
+    name: str
+    """The recipe, as it was asked for."""
+    folder: Path
+    resume: bool
+    tensorboard: bool
 
 
 @contextmanager
@@ -79,14 +95,16 @@ def _companions(count: int) -> Iterator[None]:
                 other.kill()
 
 
-def _train(chosen: Recipe, name: str, folder: Path, resume: bool, device: str) -> None:
+def _train(chosen: Recipe, drive: _Drive, device: str, seeds: int) -> None:
     """One worker's part. Only the first one shows what happens and reports errors."""
-    from regard.training import trainer
     from regard.training.workers import join_workers, leave_workers
 
     workers = join_workers(device)
     try:
-        _drive(trainer.train(chosen, folder, resume, device, workers), workers, chosen, name, folder)
+        if seeds == 1:
+            _run(chosen, drive, device, workers)
+        else:
+            _several(chosen, drive, device, workers, seeds)
     except RegardError:
         if workers.leads:
             raise
@@ -95,8 +113,30 @@ def _train(chosen: Recipe, name: str, folder: Path, resume: bool, device: str) -
         leave_workers()
 
 
-def _drive(events: Any, workers: Workers, chosen: Recipe, name: str, folder: Path) -> None:
+def _several(chosen: Recipe, drive: _Drive, device: str, workers: Workers, count: int) -> None:
+    """A run for each seed, in folders of their own; where one was begun, --resume goes on with it."""
+    from regard.training.seeds import begun, check_free, told_scores, with_seeds
+
+    runs = with_seeds(chosen, drive.folder, count)
+    if not drive.resume and workers.leads:
+        check_free(runs)
+    for number, (recipe, folder) in enumerate(runs, start=1):
+        if workers.leads:
+            print(f"seed {recipe.training.seed} ({number} of {count}): {folder}")
+        _run(recipe, replace(drive, folder=folder, resume=drive.resume and begun(folder)), device, workers)
+    if workers.leads:
+        print(told_scores([folder for _, folder in runs]))
+
+
+def _run(chosen: Recipe, drive: _Drive, device: str, workers: Workers) -> None:
     """Show the events as they come. The first Ctrl-C ends the run at the next event, a second one at once."""
+    from regard.training import trainer
+
+    events: Any = trainer.train(chosen, drive.folder, drive.resume, device, workers)
+    if drive.tensorboard and workers.leads:
+        from regard.training.board import on_board
+
+        events = on_board(events, drive.folder)
 
     def interrupt(number: int, _: object) -> None:
         workers.asked_to_stop = True
@@ -106,7 +146,7 @@ def _drive(events: Any, workers: Workers, chosen: Recipe, name: str, folder: Pat
     before = signal.signal(signal.SIGINT, interrupt)
     last, stopped = 0, False
     try:
-        with _Display(chosen, workers.leads) as display:
+        with Display(chosen, workers.leads) as display:
             for event in events:
                 display.show(event)
                 last = getattr(event, "step", last)
@@ -118,83 +158,8 @@ def _drive(events: Any, workers: Workers, chosen: Recipe, name: str, folder: Pat
         signal.signal(signal.SIGINT, before)
     if stopped:
         if workers.leads:
-            print(f"stopped at step {last}; go on with: regard train {name} --out {folder} --resume")
+            print(f"stopped at step {last}; go on with: regard train {drive.name} --out {drive.folder} --resume")
         raise typer.Exit(130)
 
 
 _at_once = signal.default_int_handler
-
-
-class _Display:
-    """A progress bar on a terminal; elsewhere a line now and then."""
-
-    def __init__(self, chosen: Recipe, shown: bool = True) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.total = chosen.training.max_steps
-        self.every = max(1, min(100, self.total // 20))
-        console = Console(highlight=False, quiet=not shown)
-        self.live = shown and console.is_terminal
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s  left"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not self.live,
-        )
-        self.task = self.progress.add_task(chosen.name, total=self.total, loss=float("nan"), speed=0.0)
-        self.console = console
-        self.loss = self.speed = self.seconds = 0.0
-
-    def __enter__(self) -> _Display:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def show(self, event: Event) -> None:
-        from regard.training.events import Finished, Started, Stepped, Validated
-
-        if isinstance(event, Started):
-            self.progress.update(self.task, completed=event.step)
-            self.console.print(
-                f"{event.parameters:,} parameters; {event.examples:,} examples, {event.tokens:,} tokens an epoch"
-                + (f"; going on from step {event.step}" if event.step else "")
-            )
-        elif isinstance(event, Stepped):
-            self._step(event)
-        elif isinstance(event, Validated):
-            mark = "  best so far" if event.best else ""
-            self.console.print(
-                f"step {event.step}, {event.seconds / 60:.1f} min: validation loss {event.loss:.3f}, "
-                f"{_listed(event.scores)}{mark}",
-                soft_wrap=True,
-            )
-        elif isinstance(event, Finished):
-            self.console.print(f"stopped: {event.reason}, after {event.seconds / 60:.1f} min")
-            self.console.print(f"test part: {_listed(event.scores)}", soft_wrap=True)
-            if event.signature:
-                self.console.print(event.signature, soft_wrap=True)
-            self.console.print(f"the model is in {event.folder}")
-
-    def _step(self, event: Stepped) -> None:
-        """Loss and speed are running means, so that one batch does not shake the line."""
-        took = max(1e-6, event.seconds - self.seconds)
-        speed = event.tokens / took
-        fresh = self.seconds == 0.0
-        self.loss = event.loss if fresh else 0.95 * self.loss + 0.05 * event.loss
-        self.speed = speed if fresh else 0.95 * self.speed + 0.05 * speed
-        self.seconds = event.seconds
-        self.progress.update(self.task, completed=event.step, loss=self.loss, speed=self.speed)
-        if not self.live and event.step % self.every == 0:
-            self.console.print(f"step {event.step} of {self.total}: loss {self.loss:.3f}, {self.speed:,.0f} tokens/s")
-
-
-def _listed(scores: dict[str, float]) -> str:
-    from regard.training.card import score_name
-
-    return ", ".join(f"{score_name(name)} {value:.2f}" for name, value in scores.items())

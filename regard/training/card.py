@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,12 @@ from pathlib import Path
 from regard.files import written_aside
 from regard.models.base import Model, Storage
 from regard.models.transformer import Transformer
-from regard.training.events import Validated
+from regard.training.events import Measured, Validated
+from regard.training.machine import machine
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
 from regard.training.tasks import Codec
+from regard.training.told import told_cost
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Facts:
     """What the run that this one started from took; where nothing is told, only its name is."""
     name: str = ""
     """What the model is called in the package, if not as its recipe."""
+    measured: Measured | None = None
+    """The last measurement of speed and cost."""
 
 
 def write_model(folder: Path, model: Model, codec: Codec, facts: Facts, storage: Storage = "float32") -> None:
@@ -85,8 +87,8 @@ On the {facts.part} part of the data{f", {how}" if searched else ""}.
 
 {facts.step:,} steps ({facts.epochs:.1f} passes over the data), {facts.seconds / 60:.0f} minutes of wall time,
 {facts.cpu_seconds / 60:.0f} minutes of processor time, seed {recipe.training.seed}, on {machine()}.
-Energy: not measured.{_before(facts)}
-
+{told_cost(facts.measured)}{_before(facts)}
+{_over_fitting(facts)}
 What each part of it reached, on validation examples{" with greedy search" if searched else ""}:
 
 {_progress(facts)}
@@ -102,6 +104,11 @@ The recipe, with every default written out:
 def _before(facts: Facts) -> str:
     """Where the weights came from that training began with."""
     return f"\nIt began with the weights of `{facts.recipe.start}`{facts.before}." if facts.recipe.start else ""
+
+
+def _over_fitting(facts: Facts) -> str:
+    said = facts.history[-1].verdict if facts.history else ""
+    return f"\n{textwrap.fill(f'Over-fitting: {said}.', 120)}\n" if said else ""
 
 
 def _described(model: Model, storage: Storage) -> str:
@@ -146,16 +153,6 @@ def score_name(name: str) -> str:
     if base in ("per", "wer"):
         return base.upper() + (" with stress marks" if stress else "")
     return {"bleu": "BLEU", "chrf": "chrF2", "f1": "F1 (macro)"}.get(name, name.replace("_", " "))
-
-
-def machine() -> str:
-    """This machine in words: processor and number of cores."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        name = found[0].partition(":")[2].strip() if found else name
-    return f"{os.cpu_count()} cores of {name}"
 
 
 _ERROR_RATES = (

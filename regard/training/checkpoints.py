@@ -1,11 +1,15 @@
 """Checkpoints: everything a run needs to go on as if it had not stopped, in one file that is replaced in one step.
 
-Tensors and JSON only (safetensors): opening a checkpoint never runs code.
+Tensors and JSON only (safetensors): opening a checkpoint never runs code. Each has a digest of what is in it, and the
+one before is kept: where the last one is damaged, a run goes on from that, and says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +22,20 @@ from regard.errors import RegardError
 from regard.files import written_aside
 from regard.training.recipe import Recipe
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON facts; what stood there stays whole until the new file is."""
+    """Write tensors and JSON facts; what stood there stays whole until the new file is, and then becomes PREVIOUS."""
     with written_aside(path) as aside:
         # One tensor may stand under several names; each is written under its own.
-        held = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        told = json.dumps(facts)
         try:
-            save_file(held, aside, metadata={"facts": json.dumps(facts)})
+            save_file(held, aside, metadata={"facts": told, "digest": _digest(held, told)})
         except SafetensorError as error:  # it wraps the system's error, such as a full disk
             raise OSError(str(error)) from error
+        _keep(path, path.with_name(PREVIOUS))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,10 +44,53 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RegardError(f"there is no checkpoint {path} to resume from")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        facts = json.loads(metadata["facts"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RegardError(f"the checkpoint {path} is damaged: {error}") from error
+    if metadata.get("digest", "") not in ("", _digest(tensors, metadata["facts"])):
+        raise RegardError(f"the checkpoint {path} is damaged: its digest is another one")
+    return tensors, facts
+
+
+def load_last_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """The last checkpoint of a run, or the one before where that is damaged; and what was wrong, if anything was.
+
+    Raises RegardError where neither can be read.
+    """
+    try:
+        return *load_checkpoint(folder / CHECKPOINT), ""
+    except RegardError as error:
+        if not (folder / PREVIOUS).is_file():
+            raise
+        tensors, facts = load_checkpoint(folder / PREVIOUS)
+        return tensors, facts, f"{error}; going on from the one before it, of step {facts.get('step')}"
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file at `path`, if there is one, a second name; what had that name before is gone."""
+    if not path.exists():
+        return
+    link = previous.with_name(f".{previous.name}.link")
+    with suppress(FileNotFoundError):
+        link.unlink()
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without links: for a moment there is the previous one only
+        path.replace(previous)
+        return
+    link.replace(previous)
+
+
+def _digest(tensors: dict[str, Tensor], facts: str) -> str:
+    """Of names, types, shapes and bytes of all tensors, and of the facts."""
+    found = hashlib.blake2b(facts.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def tensors_of(
@@ -74,7 +123,7 @@ def restore(
 
 def check_resumable(folder: Path, recipe: Recipe) -> None:
     """Refuse to resume a run with a recipe that makes another model."""
-    _, facts = load_checkpoint(folder / CHECKPOINT)
+    _, facts, _ = load_last_good(folder)
     try:
         begun = Recipe.model_validate(facts["recipe"])
     except ValueError as error:
@@ -82,6 +131,18 @@ def check_resumable(folder: Path, recipe: Recipe) -> None:
     for part in ("task", "model", "tokenizer"):
         if getattr(begun, part) != getattr(recipe, part):
             raise RegardError(f"{folder} was begun with another [{part}]: resume with the recipe it was begun with")
+
+
+def why_not(folder: Path, recipe: Recipe, resume: bool) -> str:
+    """Why a run cannot begin, or go on, in this folder; empty where it can."""
+    if resume:
+        try:
+            check_resumable(folder, recipe)
+        except RegardError as error:
+            return str(error)
+    elif (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists():
+        return f"{folder} holds a run already: go on with --resume, or choose another folder with --out"
+    return ""
 
 
 def average(snapshots: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ Adam: Kingma & Ba 2015, as in Vaswani et al. 2017, section 5.3; weight decay is 
 Muon: Jordan 2024, "Muon: An optimizer for hidden layers in neural networks": the update of a matrix is its momentum
 with all singular values made about equal; scaled to the size of Adam's updates (Liu et al. 2025, "Muon is Scalable for
 LLM Training"), so that both take the same learning rates. Embeddings, norms and biases stay with Adam.
-ASGD: plain SGD, and later the mean of its weights (see regard.training.averaging).
+SGD: without momentum, as in Sutskever et al. 2014. ASGD: the same, and later the mean of its weights (see
+regard.training.averaging). Adadelta: Zeiler 2012, with Bahdanau et al.'s rho and epsilon (2015, B.2).
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ def optimizers_of(model: nn.Module, training: Training) -> list[optim.Optimizer]
     if training.optimizer == "asgd":
         # lambd 0 keeps the rate as it is; with t0 infinite the mean is the last value: plain SGD.
         return [optim.ASGD([*matrices, *others], lr=0.0, lambd=0.0, t0=math.inf)]
+    if training.optimizer == "sgd":
+        return [optim.SGD([*matrices, *others], lr=0.0)]
+    if training.optimizer == "adadelta":
+        return [optim.Adadelta([*matrices, *others], lr=0.0, rho=0.95, eps=1e-6)]
     return [_adam([*matrices, *others], training)]
 
 

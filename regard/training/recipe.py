@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from regard.errors import RegardError, unknown
 from regard.models.base import Model, first_problem
 from regard.models.catalog import MODELS
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from regard.training.loop_recipe import Cost, Part
+from regard.training.loop_recipe import Training as Training
 
 
 class Data(Part):
@@ -117,63 +114,6 @@ _FROM_TASK = {
 }
 
 
-class Training(Part):
-    """The loop."""
-
-    seed: int = 1
-    batch_tokens: int = Field(8192, gt=0)
-    """Source and target tokens of one step."""
-    max_steps: int = Field(100_000, gt=0)
-    schedule: Literal["inverse_sqrt", "linear", "slanted", "constant"] = "inverse_sqrt"
-    """After the warm-up: fall with 1 / sqrt(step) as in the paper, in a straight line to zero at max_steps, or not at
-    all. `slanted` is ULMFiT's triangle (Howard & Ruder 2018, equation 3), which has a rise of its own."""
-    restarts: tuple[int, ...] = ()
-    """Steps after which the schedule begins anew (Loshchilov & Hutter 2017, "SGDR")."""
-    learning_rate: float = Field(0.0, ge=0)
-    """Peak, reached at the end of the warm-up. 0: the paper's, 1 / sqrt(d_model x warmup_steps)."""
-    warmup_steps: int = Field(4000, gt=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    optimizer: Literal["adam", "muon", "asgd"] = "adam"
-    """The paper's; Muon for the matrices and Adam for the rest; or averaged SGD (see regard.training.optimizers)."""
-    averaging_patience: int = Field(5, gt=0)
-    """asgd: averaging begins when the validation loss is worse than the best of those this many validations ago."""
-    rate_factor: float = Field(1.0, ge=1)
-    """Each layer learns this much more slowly than the one above it; 2.6 in ULMFiT (section 3.2)."""
-    unfreeze_every: int = Field(0, ge=0)
-    """The last layer learns first, after so many steps the next one too, and so on (section 3.3); 0: all at once."""
-    carry_state: bool = False
-    """Text in parallel streams: a recurrent model goes on from the state it had at the end of the last batch."""
-    activation_penalty: float = Field(0.0, ge=0)
-    """AWD-LSTM's AR: how much large hidden states cost (Merity et al. 2018, section 4.6; 2 there)."""
-    change_penalty: float = Field(0.0, ge=0)
-    """Its TAR: how much a hidden state that changes fast costs (1 there)."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled, of matrices only."""
-    adam_betas: tuple[float, float] = (0.9, 0.98)
-    adam_epsilon: float = 1e-9
-    language_model_weight: float = Field(0.5, ge=0)
-    """lambda of GPT-1's equation 5: the language model's share of the loss while a GPT learns classes."""
-    clip_norm: float = Field(0.0, ge=0)
-    """Longest gradient allowed; 0: no limit, as in the paper."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16 (weights, norms, residuals and, on a CPU, attention stay in float32)."""
-    validate_every: int = Field(1000, gt=0)
-    """Steps between validations; each leaves a checkpoint."""
-    checkpoint_every: int = Field(0, ge=0)
-    """Steps between checkpoints besides those; 0: none."""
-    patience: int = Field(10, gt=0)
-    """Validations without a better score after which training stops."""
-    average: int = Field(5, gt=0)
-    """The model is the average of the weights at so many last validations (section 6.1), if that scores better."""
-
-    @model_validator(mode="after")
-    def _restarts_in_order(self) -> Training:
-        ends = (0, *self.restarts, self.max_steps)
-        if any(later <= earlier for earlier, later in pairwise(ends)):
-            raise ValueError(f"restarts rise and end before max_steps ({self.max_steps}), not {list(self.restarts)}")
-        return self
-
-
 class Score(Part):
     """What decides when to stop, and what the model card reports."""
 
@@ -217,6 +157,7 @@ class Recipe(Part):
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     training: Training = Training()
+    cost: Cost = Cost()
     guided: Guided = Guided()
     score: Score = Score()
 

@@ -1,5 +1,6 @@
 """Learning rates over time."""
 
+import math
 from itertools import pairwise
 
 from regard.training.recipe import Training
@@ -14,7 +15,8 @@ def learning_rate(step: int, training: Training, width: int) -> float:
     """Rate of step 1, 2, ...: a straight rise over the warm-up, then the recipe's schedule; anew after each restart.
 
     `inverse_sqrt`: rate = peak x sqrt(warmup / step), equation 3 of the paper; `linear`: down to zero at the end;
-    `constant`: the peak; `slanted`: ULMFiT's triangle, without the warm-up.
+    `cosine`: the same, slow at both ends; `halving`: the peak, then half of it again and again; `constant`: the peak;
+    `slanted`: ULMFiT's triangle, without the warm-up.
     """
     ends = (0, *training.restarts, training.max_steps)
     begun, end = next((pair for pair in pairwise(ends) if step <= pair[1]), ends[-2:])
@@ -28,7 +30,11 @@ def learning_rate(step: int, training: Training, width: int) -> float:
         return peak
     if training.schedule == "inverse_sqrt":
         return float(peak * (warmup / step) ** 0.5)
-    return peak * max(0.0, (steps - step + 1) / (steps - warmup + 1))
+    if training.schedule == "halving":
+        halvings = 1 + (step - training.halve_after - 1) // training.halve_every if step > training.halve_after else 0
+        return float(peak * 0.5**halvings)
+    left = min(1.0, max(0.0, (steps - step + 1) / (steps - warmup + 1)))
+    return peak * (1 - math.cos(math.pi * left)) / 2 if training.schedule == "cosine" else peak * left
 
 
 def slanted_triangular(step: int, steps: int, cut_frac: float = 0.1, ratio: float = 32) -> float:

@@ -9,10 +9,9 @@ so far. Whoever drives the loop may stop it at any event (`close`); it then leav
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +20,33 @@ from torch import Tensor
 
 from regard.errors import RegardError
 from regard.training import checkpoints
-from regard.training.averaging import NonMonotonicAveraging
+from regard.training.applied import applied
+from regard.training.averaging import averaging_of
 from regard.training.card import Facts, write_model
-from regard.training.checkpoints import CHECKPOINT
 from regard.training.events import (
     LOG,
     Event,
     Finished,
+    Measured,
     Started,
     Stepped,
     Validated,
     append_event,
+    read_log,
     read_validations,
 )
+from regard.training.failures import stop_unless_finite
 from regard.training.fine_tuning import layer_groups, unfreeze
 from regard.training.memory import keep_freed_memory
+from regard.training.meter import Meter
 from regard.training.optimizers import optimizers_of
+from regard.training.overfitting import verdict
 from regard.training.recipe import Recipe
+from regard.training.saving import FACTS, restore, save
 from regard.training.schedules import learning_rate
 from regard.training.scoring import Result
 from regard.training.tasks import Task, task_of, valid_loss
-from regard.training.workers import Summed, Workers
+from regard.training.workers import Share, Summed, Workers
 
 MODEL = "model"
 
@@ -56,35 +61,27 @@ def train(
     workers = workers or Workers()
     if recipe.training.carry_state and workers.count > 1:
         raise RegardError("training.carry_state reads streams of text in order: it is for one process")
-    problem = workers.told(_problem(recipe, folder, resume) if workers.leads else "")
+    problem = workers.told(checkpoints.why_not(folder, recipe, resume) if workers.leads else "")
     if problem:
         raise RegardError(problem)
     keep_freed_memory()
     run = Run(recipe, folder, task_of(recipe, folder if resume else None), device, workers)
     if resume:
-        run.restore()
+        restore(run)
     else:
         run.begin()
-    yield Started(run.model.count_parameters(), len(run.task.train), run.task.train.tokens, run.step)
+    run.meter.begin()
     try:
-        yield from run.loop()
-    except GeneratorExit:
-        run.save()
-        raise
-    if workers.leads:
-        yield run.finish()
-
-
-def _problem(recipe: Recipe, folder: Path, resume: bool) -> str:
-    """Why the run cannot begin, or go on, in this folder; empty where it can."""
-    if resume:
+        yield Started(run.model.count_parameters(), len(run.task.train), run.task.train.tokens, run.step, run.note)
         try:
-            checkpoints.check_resumable(folder, recipe)
-        except RegardError as error:
-            return str(error)
-    elif (folder / CHECKPOINT).exists():
-        return f"{folder} holds a run already: go on with --resume, or choose another folder with --out"
-    return ""
+            yield from run.loop()
+        except GeneratorExit:
+            save(run)
+            raise
+        if workers.leads:
+            yield run.finish()
+    finally:
+        run.meter.stop()
 
 
 class Run:
@@ -95,14 +92,14 @@ class Run:
         self.workers = workers
         torch.manual_seed(recipe.training.seed)
         self.model = task.make_model().to(self.device).train()
+        applied(self.model, recipe.training)
         self.optimizers = optimizers_of(self.model, recipe.training)
-        averages = recipe.training.optimizer == "asgd"
-        patience = recipe.training.averaging_patience
-        self.averaging = NonMonotonicAveraging(self.optimizers[0], patience) if averages else None
+        self.averaging = averaging_of(self.model, self.optimizers, recipe.training)
+        self.meter = Meter(recipe, self.model.config, self.device, workers.count, workers.leads)
         self.layers = layer_groups(self.model) if recipe.training.unfreeze_every else []
-        self.step = self.epoch = self.batches = self.validated = 0
+        self.step = self.epoch = self.batches = self.validated = self.saved = 0
         self.seconds = self.cpu_seconds = 0.0
-        self.best, self.waited, self.reason = float("-inf"), 0, ""
+        self.best, self.waited, self.reason, self.note = float("-inf"), 0, "", ""
         self.snapshots: list[dict[str, Tensor]] = []
         self.plan: list[np.ndarray] = []
 
@@ -112,7 +109,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / LOG).write_text("", encoding="utf-8")
         self.task.codec.save(self.folder)
-        self.save()
+        save(self)
 
     def loop(self) -> Iterator[Event]:
         """Steps, validations and checkpoints until a reason to stop."""
@@ -120,7 +117,7 @@ class Run:
         while not self.reason:
             self.plan = self.order()
             for chosen in self.plan[self.batches :]:
-                yield self.train_step(self.workers.share(chosen))
+                yield self.train_step(chosen)
                 yield from self.after_step()
                 if self.reason:
                     return
@@ -128,59 +125,75 @@ class Run:
 
     def after_step(self) -> Iterator[Event]:
         training, step = self.recipe.training, self.step
-        if step > self.validated and (step % training.validate_every == 0 or step >= training.max_steps):
+        validates = step > self.validated and (step % training.validate_every == 0 or step >= training.max_steps)
+        if self.meter.recent.steps and (validates or step % training.log_every == 0):
+            yield self.measure()
+        if validates:
             if self.workers.leads:
                 yield self.validate()
             self.agree()
-            self.save()
+            save(self)
         elif step and training.checkpoint_every and step % training.checkpoint_every == 0:
-            self.save()
+            save(self)
 
     def train_step(self, chosen: np.ndarray) -> Stepped:
-        """One update of the weights; `chosen`: this worker's share of the batch."""
+        """One update of the weights by a batch of examples, shared by all workers."""
         training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
         self.step, self.batches = self.step + 1, self.batches + 1
         self.workers.seed(training.seed, self.step)
         rate = learning_rate(self.step, training, self.model.config.width)
         if self.layers:
             unfreeze(self.layers, 1 + (self.step - 1) // training.unfreeze_every)
-        done = self.gradients(chosen)
-        if not math.isfinite(done.loss):
-            raise RegardError(
-                f"the loss is {done.loss} at step {self.step}: lower training.learning_rate or set clip_norm"
-            )
+        done = self.gradients(self.workers.share(chosen))
+        stop_unless_finite(self, "loss", done.loss, chosen)
         if training.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
+            stop_unless_finite(self, "gradient", float(norm), chosen)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.seconds += time.perf_counter() - begun
+        self.averaging.after_step()
+        took = time.perf_counter() - begun
+        self.seconds += took
         self.cpu_seconds += (time.process_time() - begun_cpu) * self.workers.count  # shares are about equal
-        return Stepped(self.step, self.epoch, done.loss, rate, done.tokens, self.seconds, done.stopping)
+        told = (self.step, self.epoch, done.loss, rate, done.tokens, self.seconds, done.stopping, done.flops)
+        return self.meter.stepped(Stepped(*told), took)
 
     def gradients(self, chosen: np.ndarray) -> Summed:
-        """The gradients of the whole batch's loss, in every worker."""
-        if not len(chosen):
-            return self.workers.sum(self.model, None, None, 0, 0)
-        training, batch = self.recipe.training, self.task.train.batch(chosen).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            loss, plain = self.task.loss(self.model, batch, training.label_smoothing)
-        return self.workers.sum(self.model, loss, plain, self.task.predictions(batch), batch.tokens)
+        """The gradients of the whole batch's loss, in every worker; `chosen`: this one's share of the batch."""
+        training, share = self.recipe.training, Share()
+        parts = [part for part in np.array_split(chosen, training.micro_batches) if len(part)]
+        batches = [self.task.train.batch(part).to(self.device) for part in parts]
+        counts = [self.task.predictions(batch) for batch in batches]
+        for batch, predictions in zip(batches, counts, strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+                loss, plain = self.task.loss(self.model, batch, training.label_smoothing)
+            self.workers.backward(loss, predictions, sum(counts))
+            share.read += float(plain) * predictions
+            share.flops += self.meter.flops(batch)
+        share.predictions, share.tokens = sum(counts), sum(batch.tokens for batch in batches)
+        return self.workers.sum(self.model, share)
 
     def agree(self) -> None:
         """All workers know what the first one found at a validation."""
-        facts = self.workers.told({name: getattr(self, name) for name in _FACTS})
-        for name in _FACTS:
+        facts = self.workers.told({name: getattr(self, name) for name in FACTS})
+        for name in FACTS:
             setattr(self, name, facts[name])
+
+    def measure(self) -> Measured:
+        """What the run has cost so far."""
+        event = self.meter.measured(self.step, self.seconds, self.seen())
+        if self.workers.leads:
+            append_event(self.folder, event)
+        return event
 
     def validate(self) -> Validated:
         """Score the model; keep it if it is the best so far; find out whether to go on."""
-        with self.averaging.averaged() if self.averaging else nullcontext():
+        with self.averaging.averaged():
             event = self.score_weights()
-        if self.averaging:
-            self.averaging.after_validation(event.loss)
+        self.averaging.after_validation(event.loss)
         training = self.recipe.training
         if self.step >= training.max_steps:
             self.reason = f"{training.max_steps} steps are done"
@@ -199,7 +212,9 @@ class Run:
         self.waited = 0 if improved else self.waited + 1
         self.seconds += time.perf_counter() - begun
         self.cpu_seconds += time.process_time() - begun_cpu
-        event = Validated(self.step, loss, result.scores, improved, self.seconds, self.cpu_seconds)
+        spent = (self.seconds, self.cpu_seconds, self.meter.loss_since_validation())
+        event = Validated(self.step, loss, result.scores, improved, *spent)
+        event = replace(event, verdict=verdict([*read_validations(self.folder), event]))
         append_event(self.folder, event)
         if improved:
             self.best = result.better
@@ -221,44 +236,25 @@ class Run:
         append_event(self.folder, event)
         return event
 
-    def save(self) -> None:
-        """A checkpoint from which `restore` goes on with the same losses."""
-        if not self.workers.leads:
-            return
-        facts = {name: getattr(self, name) for name in _FACTS}
-        facts |= {"recipe": self.recipe.model_dump(mode="json"), "epochs": self.epochs}
-        tensors = checkpoints.tensors_of(self.model, self.optimizers, self.snapshots)
-        tensors |= {f"carried.{name}": value for name, value in getattr(self.task, "carried", {}).items()}
-        if self.averaging:
-            facts["averaging"] = {"losses": self.averaging.losses, "begun_at": self.averaging.begun_at}
-        checkpoints.save_checkpoint(self.folder / CHECKPOINT, tensors, facts)
-
-    def restore(self) -> None:
-        tensors, facts = checkpoints.load_checkpoint(self.folder / CHECKPOINT)
-        self.snapshots = checkpoints.restore(self.model, self.optimizers, tensors)
-        if carried := checkpoints.under("carried.", tensors):
-            self.task.carried.update(carried)  # type: ignore[attr-defined]
-        if self.averaging:
-            self.averaging.losses = facts["averaging"]["losses"]
-            self.averaging.begin_at(facts["averaging"]["begun_at"])
-        for name in _FACTS:
-            setattr(self, name, facts[name])
-        if self.reason.endswith("steps are done") and self.step < self.recipe.training.max_steps:
-            self.reason = ""  # the recipe has more steps now
-
     def card(self, result: Result, part: str) -> Facts:
         """What the model card says of this run."""
-        spent = (self.epochs, self.seconds, self.cpu_seconds)
-        return Facts(self.recipe, result, part, self.step, *spent, self.task.counts, read_validations(self.folder))
+        spent, log = (self.epochs, self.seconds, self.cpu_seconds), read_log(self.folder)
+        history = [event for event in log if isinstance(event, Validated)]
+        measured = [event for event in log if isinstance(event, Measured)]
+        facts = Facts(self.recipe, result, part, self.step, *spent, self.task.counts, history)
+        return replace(facts, measured=measured[-1] if measured else None)
 
     @property
     def epochs(self) -> float:
         """Passes over the data so far."""
         return self.epoch + self.batches / max(1, len(self.plan or self.order()))
 
+    def seen(self) -> tuple[tuple[int, float], ...]:
+        """How often which share of the examples was learnt from."""
+        plan = self.plan or self.order()
+        share = sum(map(len, plan[: self.batches])) / max(1, sum(map(len, plan)))
+        return tuple((times, part) for times, part in ((self.epoch + 1, share), (self.epoch, 1 - share)) if part > 0)
+
     def order(self) -> list[np.ndarray]:
         """The batches of the present epoch."""
         return self.task.train.plan(self.recipe.training.batch_tokens, self.recipe.training.seed, self.epoch)
-
-
-_FACTS = ("step", "epoch", "batches", "validated", "seconds", "cpu_seconds", "best", "waited", "reason")

@@ -26,6 +26,17 @@ _MEETING = timedelta(minutes=5)
 _PATIENCE = timedelta(hours=6)  # others wait while the first one validates; a dead process is noticed at once
 
 
+@dataclass
+class Share:
+    """What one worker computed of a step."""
+
+    predictions: int = 0
+    tokens: int = 0
+    read: float = 0.0
+    """Sum of the plain loss over the predictions."""
+    flops: float = 0.0
+
+
 @dataclass(frozen=True)
 class Summed:
     """What the shares of one step come to."""
@@ -35,6 +46,7 @@ class Summed:
     tokens: int
     stopping: bool
     """One of the workers was asked to stop."""
+    flops: float = 0.0
 
 
 class Workers:
@@ -56,29 +68,25 @@ class Workers:
         """Random numbers that follow from seed, step and rank alone: nothing about them needs to be saved."""
         torch.manual_seed(int(np.random.SeedSequence((training_seed, step, self.rank)).generate_state(1)[0]))
 
-    def sum(self, model: nn.Module, loss: Tensor | None, plain: Tensor | None, predictions: int, tokens: int) -> Summed:
-        """Backward pass, then the gradients of the whole batch's mean loss in every worker.
+    def backward(self, loss: Tensor, predictions: int, all_predictions: int) -> None:
+        """Gradients of a part of this share: `loss` is a mean over `predictions` of all that the share has."""
+        weight = predictions / all_predictions if self.count == 1 else predictions  # several divide after the sum
+        (loss * weight).backward()
 
-        `loss`, `plain`: means over the `predictions` of this share; None where the share is empty.
-        """
+    def sum(self, model: nn.Module, share: Share) -> Summed:
+        """After the backward passes: gradients of the whole batch's mean loss in every worker."""
         if self.count == 1:
-            if loss is None or plain is None:
-                raise ValueError("a single worker's share is the whole batch")
-            loss.backward()
-            return Summed(float(plain), tokens, self.asked_to_stop)
-        if loss is not None:
-            (loss * predictions).backward()
+            return Summed(share.read / share.predictions, share.tokens, self.asked_to_stop, share.flops)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        read = 0.0 if plain is None else float(plain) * predictions
-        facts = weights[0].new_tensor([predictions, tokens, read, float(self.asked_to_stop)])
+        facts = [share.predictions, share.tokens, share.read, float(self.asked_to_stop), share.flops]
         parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        flat = torch.cat([facts, *(part.reshape(-1) for part in parts)])
+        flat = torch.cat([weights[0].new_tensor(facts), *(part.reshape(-1) for part in parts)])
         self._send(lambda: dist.all_reduce(flat, group=self.group))
-        all_predictions, all_tokens, all_read, stops = flat[: len(facts)].tolist()
+        all_predictions, all_tokens, all_read, stops, flops = flat[: len(facts)].tolist()
         sums = (flat[len(facts) :] / all_predictions).split([weight.numel() for weight in weights])
         for weight, total in zip(weights, sums, strict=True):
             weight.grad = total.view_as(weight)
-        return Summed(all_read / all_predictions, int(all_tokens), stops > 0)
+        return Summed(all_read / all_predictions, int(all_tokens), stops > 0, flops)
 
     def told(self, value: Any) -> Any:
         """What the first worker says, in all of them."""

@@ -145,3 +145,51 @@ def test_output_that_cannot_be_written_leaves_nothing(regard, folder, tmp_path):
     refused(ended, "cannot write")
     ended = regard("explain", "--model", folder, "Python", "--html", tmp_path / "file" / "page.html")
     refused(ended, "cannot write")
+
+
+CLASSES = """
+name = "classes"
+task = "classification"
+[data]
+train = "ok.tsv"
+valid = "ok.tsv"
+test = "ok.tsv"
+[tokenizer]
+kind = "wordpiece"
+vocab_size = 310
+[model]
+type = "bert"
+hidden_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+intermediate_size = 16
+[training]
+max_steps = 1
+[cost]
+energy = false
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("data.valid=odd.tsv", "the label 'z' stands in the validation or test data, but in none to learn from"),
+        ("data.train=bad.tsv", "bad.tsv, line 3: 1 columns"),
+        ("data.train=none.tsv", "none.tsv cannot be read: No such file"),
+        ("data.label_field=kind", "ok.tsv has no column 'kind'"),
+        ("score.metric=rouge", "score.metric: input should be 'wer' or 'bleu', got 'rouge'"),
+        ("training.max_steps=many", "training.max_steps: input should be a valid integer"),
+        ("cost.country=France", "cost.country"),
+        ("training.schedule=halving", "schedule halving needs halve_every"),
+        ("start=nowhere", "nowhere is not a model folder"),
+    ],
+)
+def test_a_recipe_whose_data_or_fields_are_wrong(regard, tmp_path, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"a fine day {number}\t{'xy'[number % 2]}\n" for number in range(8))
+    (tmp_path / "ok.tsv").write_text(f"text\tlabel\n{rows}")
+    (tmp_path / "odd.tsv").write_text("text\tlabel\na fine day\tz\n")
+    (tmp_path / "bad.tsv").write_text("text\tlabel\na fine day\tx\nbroken\n")
+    (tmp_path / "classes.toml").write_text(CLASSES)
+    refused(regard("train", "classes.toml", "--out", "run", "--set", change), words)
+    assert not (tmp_path / "run").exists()

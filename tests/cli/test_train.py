@@ -104,3 +104,18 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(place):
     left = [file for file in place.rglob("*") if file.is_file() and file.suffix == ".safetensors"]
     assert left == []
     assert not [name for name in os.listdir(place / "runs" / "tiny") if "partial" in name]  # noqa: PTH208
+
+
+@pytest.mark.slow
+def test_seeds_are_trained_one_after_the_other_summed_up_and_drawn(place):
+    steps = ("--set", "training.max_steps=4", "--set", "cost.energy=false")
+    several = begin(place, "--out", "several", "--seeds", "2", "--price-per-hour", "3.5", *steps)
+    out, err = several.communicate()
+    assert several.returncode == 0, err
+    assert "seed 2 (2 of 2): several/seed-2" in out
+    assert "over 2 seeds" in out
+    assert "EUR" in out
+    runs = ["several/seed-1", "several/seed-2"]
+    drawn = subprocess.run([sys.executable, "-m", "regard", "plot", *runs, "--out", "x.png"], cwd=place, check=True)
+    assert drawn.returncode == 0
+    assert (place / "x.png").read_bytes().startswith(b"\x89PNG")

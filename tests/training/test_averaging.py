@@ -62,3 +62,24 @@ def test_what_was_comes_back_after_an_error():
         assert weight.tolist() == [7.0, 7.0]
         raise KeyError
     assert weight.tolist() == [-1.0, -1.0]
+
+
+def test_the_exponential_mean_is_that_of_the_formula_and_comes_back():
+    from regard.training.averaging import ExponentialAveraging
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    weight = model.weight
+    weight.data.fill_(0.0)
+    averaging = ExponentialAveraging(model, decay=0.25)
+    mean = 0.0
+    for step, value in enumerate((8.0, 4.0, 16.0), start=1):
+        weight.data.fill_(value)
+        averaging.after_step()
+        decay = min(0.25, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * value
+        with averaging.averaged():
+            assert weight.item() == pytest.approx(mean)
+        assert weight.item() == value
+    other = ExponentialAveraging(torch.nn.Linear(1, 1, bias=False), decay=0.25)
+    other.restore(averaging.facts(), averaging.tensors())
+    assert (other.steps, float(other.means["weight"])) == (3, pytest.approx(mean))

@@ -25,10 +25,10 @@ def update(model, **fields):
     return gradients
 
 
-@pytest.mark.parametrize("name", ["adam", "muon"])
+@pytest.mark.parametrize("name", ["adam", "muon", "sgd", "adadelta"])
 def test_every_parameter_is_updated_by_exactly_one_optimizer(name):
     model = small_model()
-    optimizers = optimizers_of(model, Training(optimizer=name))
+    optimizers = optimizers_of(model, Training(optimizer=name, learning_rate=0.1))
     held = [id(one) for optimizer in optimizers for group in optimizer.param_groups for one in group["params"]]
     assert sorted(held) == sorted(id(one) for one in model.parameters())
 
@@ -70,3 +70,17 @@ def test_muon_moves_a_matrix_alike_in_all_directions():
     sizes = torch.linalg.svdvals(moved)
     assert sizes.max() / sizes.min() < 2
     assert float(moved.square().mean().sqrt()) == pytest.approx(0.2, rel=0.25)  # the size of Adam's
+
+
+def test_sgd_moves_by_the_gradient_and_adadelta_by_its_paper():
+    """Zeiler 2012, algorithm 1, first step: -sqrt(eps) / sqrt((1 - rho) g^2 + eps) g, with rho 0.95 and eps 1e-6."""
+    before = small_model().state_dict()
+    model = small_model()
+    gradients = update(model, optimizer="sgd", learning_rate=0.1)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, before[name] - 0.1 * gradients[name])
+    model = small_model()
+    gradients = update(model, optimizer="adadelta", learning_rate=1.0)
+    for name, value in model.named_parameters():
+        moved = 1e-3 / (0.05 * gradients[name] ** 2 + 1e-6).sqrt() * gradients[name]
+        torch.testing.assert_close(value, before[name] - 0.1 * moved)

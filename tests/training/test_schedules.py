@@ -63,3 +63,37 @@ def test_slanted_triangular_stays_between_a_share_and_the_peak(steps):
     rates = [slanted_triangular(step, steps, cut_frac=0.25, ratio=8) for step in range(steps + 1)]
     assert all(1 / 8 <= rate <= 1 for rate in rates)
     assert 1 in rates
+
+
+def test_a_cosine_is_at_half_of_the_peak_half_way_and_ends_near_zero():
+    training = Training(schedule="cosine", learning_rate=2.0, warmup_steps=1, max_steps=100)
+    rates = [learning_rate(step, training, 512) for step in range(1, 101)]
+    assert rates[0] == 2.0
+    assert rates[50] == pytest.approx(1.0)
+    assert rates[25] == pytest.approx(1 + 2**-0.5)
+    assert 0 < rates[-1] < 0.001
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_halving_is_that_of_seq2seq():
+    """Sutskever et al. 2014: a rate of 0.7 for five epochs, then halved every half epoch; here an epoch is 10 steps."""
+    training = Training(
+        schedule="halving", learning_rate=0.7, warmup_steps=1, halve_after=50, halve_every=5, max_steps=75
+    )
+    rates = [learning_rate(step, training, 512) for step in range(1, 76)]
+    assert rates == pytest.approx([0.7] * 50 + [0.7 * 0.5**number for number in (1, 2, 3, 4, 5) for _ in range(5)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"schedule": "halving"}, "needs halve_every"),
+        ({"optimizer": "sgd"}, "sgd needs a learning_rate"),
+        ({"optimizer": "adadelta"}, "adadelta needs a learning_rate"),
+        ({"carry_state": True, "micro_batches": 2}, "goes with micro_batches 1 only"),
+        ({"optimizer": "asgd", "ema_decay": 0.9}, "goes with ema_decay 0 only"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        Training(**fields)

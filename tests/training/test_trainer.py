@@ -1,5 +1,6 @@
 """The loop on a tiny recipe: it ends, it resumes bit for bit wherever it was stopped, and it refuses what is wrong."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 import regard
 from regard import RegardError
-from regard.training.events import Finished, Started, Stepped, Validated
+from regard.training.events import Finished, Measured, Started, Stepped, Validated
 from regard.training.recipe import Recipe, load_recipe, parse_recipe
 from regard.training.trainer import train
 
@@ -98,7 +99,9 @@ def test_a_run_ends_with_a_model_that_loads(place):
         [answer] = regard.load(str(folder)).translate(["the cat sees the dog"])
         assert isinstance(answer, str)
     log = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]
-    assert [row["event"] for row in log] == ["validated"] * 8 + ["finished"]
+    assert [row["event"] for row in log] == [
+        *["measured", "validated"] * 6, "measured", *["measured", "validated"] * 2, "finished",
+    ]  # fmt: skip
     card = (place / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert [line.split(" | ")[0] for line in card.splitlines() if line.endswith("|")][-8:] == [
         f"| {step}" for step in (8, 16, 24, 32, 40, 48, 56, 60)
@@ -114,7 +117,7 @@ def test_the_same_recipe_makes_the_same_model_and_another_seed_another(place):
 
 def test_stopped_after_any_event_it_goes_on_bit_for_bit(place):
     whole = told(train(recipe(), place / "whole"))
-    for stop in (1, 6, 9, 10, 23, 24):  # events: the beginning, a step, right before and after a validation, the end
+    for stop in (1, 6, 9, 10, 11, 25, 26, 27):  # the beginning, a step, around a validation, the end
         run = place / f"stopped{stop}"
         begun, events = train(recipe(), run), []
         for event in begun:
@@ -239,3 +242,122 @@ for event in train(load_recipe("tiny.toml", {changes!r}), Path("killed")):
     assert rest == whole[-len(rest) :]
     assert rest[0][1] in (begun_at, begun_at + 1)  # a validation that was still owed, or the next step
     assert weights(place / "killed") == weights(place / "whole")
+
+
+# --- the loop's other ways --------------------------------------------------------------------------------------------
+
+
+def losses_of(events) -> list[float]:
+    return [event.loss for event in events if isinstance(event, Stepped | Validated)]
+
+
+@pytest.mark.parametrize("changes", [["training.micro_batches=3"], ["training.activation_checkpointing=true"]])
+def test_less_memory_and_the_same_losses(place, changes):
+    exact = ["training.batch_tokens=200", "model.dropout=0.0"]
+    whole = losses_of(train(recipe(*exact), place / "whole"))
+    assert losses_of(train(recipe(*exact, *changes), place / "parts")) == pytest.approx(whole, rel=1e-4)
+
+
+def test_activation_checkpointing_draws_the_same_random_numbers(place):
+    whole = losses_of(train(recipe(), place / "whole"))
+    again = losses_of(train(recipe("training.activation_checkpointing=true"), place / "again"))
+    assert again == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["training.ema_decay=0.9"],
+        ["training.micro_batches=2", "training.activation_checkpointing=true"],
+        ["training.optimizer=adadelta", "training.learning_rate=1.0"],
+        ["training.optimizer=sgd", "training.schedule=halving", "training.halve_every=4"],
+    ],
+    ids=["mean of weights", "micro-batches", "adadelta", "sgd"],
+)
+def test_each_goes_on_bit_for_bit(place, changes):
+    whole = told(train(recipe(*changes), place / "whole"))
+    begun, events = train(recipe(*changes), place / "run"), []
+    for event in begun:
+        events.append(event)
+        if len(events) == 14:
+            begun.close()
+    assert told(events) + told(train(recipe(*changes), place / "run", resume=True)) == whole
+    assert weights(place / "run") == weights(place / "whole")
+
+
+def test_the_meter_goes_on_too(place):
+    begun = train(recipe(), place / "run")
+    for event in begun:
+        if isinstance(event, Stepped) and event.step == 5:
+            begun.close()
+    events = list(train(recipe(), place / "run", resume=True))
+    whole = list(train(recipe(), place / "whole"))
+    ours, theirs = ([event for event in one if isinstance(event, Measured)][-1] for one in (events, whole))
+    assert (ours.tokens, ours.flops, ours.seen) == (theirs.tokens, theirs.flops, theirs.seen)
+    assert ours.tokens == sum(event.tokens for event in whole if isinstance(event, Stepped))
+    ours, theirs = ([event for event in one if isinstance(event, Validated)] for one in (events, whole))
+    assert [event.train_loss for event in ours] == [event.train_loss for event in theirs]
+
+
+# --- nothing is lost --------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_gone_on_from(place):
+    whole = told(train(recipe("training.checkpoint_every=3"), place / "whole"))
+    begun = train(recipe("training.checkpoint_every=3"), place / "run")
+    for event in begun:
+        if isinstance(event, Stepped) and event.step == 7:
+            begun.close()  # leaves one of step 7 beside that of step 6
+    last = place / "run" / "checkpoint.safetensors"
+    bytes_ = bytearray(last.read_bytes())
+    bytes_[-5] ^= 1  # one bit of one weight
+    last.write_bytes(bytes_)
+    resumed = train(recipe("training.checkpoint_every=3"), place / "run", resume=True)
+    first = next(resumed)
+    assert first.step == 6
+    assert "is damaged: its digest is another one; going on from the one before it, of step 6" in first.note
+    rest = told(resumed)
+    assert rest == whole[-len(rest) :]
+    assert weights(place / "run") == weights(place / "whole")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(place, monkeypatch):
+    whole = told(train(recipe("training.checkpoint_every=3"), place / "whole"))
+    running = train(recipe("training.checkpoint_every=3"), place / "run")
+    for event in running:
+        if isinstance(event, Stepped) and event.step == 5:
+            break
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("regard.training.checkpoints.save_file", full)
+        with pytest.raises(RegardError, match=r"cannot write .*No space left.*; the last good checkpoint is of step 3"):
+            list(running)
+    rest = told(train(recipe("training.checkpoint_every=3"), place / "run", resume=True))
+    assert rest[0][:2] == ("step", 4)
+    assert rest == whole[-len(rest) :]
+
+
+def test_a_batch_whose_loss_is_no_number_is_written_down_and_the_run_goes_on_from_before_it(place, monkeypatch):
+    whole = told(train(recipe(), place / "whole"))
+    from regard.training.tasks.text_to_text import TextToTextTask
+
+    right, calls = TextToTextTask.loss, []
+
+    def wrong(self, model, batch, smoothing):
+        loss, plain = right(self, model, batch, smoothing)
+        calls.append(model.training)
+        return (loss, plain * float("nan")) if sum(calls) == 6 else (loss, plain)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TextToTextTask, "loss", wrong)
+        with pytest.raises(RegardError, match=r"the loss is nan at step 6: .*checkpoint, of step 5; the batch is in"):
+            list(train(recipe(), place / "run"))
+    saved = json.loads((place / "run" / "failed-step-6.json").read_text())
+    assert saved["step"] == 6
+    assert len(saved["examples"]) == len(saved["batch"]["source"])
+    rest = told(train(recipe(), place / "run", resume=True))
+    assert rest == whole[-len(rest) :]
+    assert rest[0][:2] == ("step", 6)
