@@ -40,6 +40,9 @@ def run(
 ) -> None:
     """Answer texts, one answer a line, in order: a translation, a continuation, a class, hidden words or a vector.
 
+    Pairs of texts, and a question with its text, have a tab between. Labels stand one a line behind their words, and an
+    empty line ends a text; a span is followed by where it begins and ends.
+
     Example: regard run en-fr "Open the file." --beams 4
     """
     from regard.cli.console import input_lines, valid_text
@@ -69,7 +72,7 @@ def run(
                 if links:
                     print(row["alignment"], file=links)
                 # One answer a line: line breaks within one are blanks here, and themselves in JSON.
-                line = json.dumps(row, ensure_ascii=False) if jsonl else " ".join(row["answer"].splitlines())
+                line = json.dumps(row, ensure_ascii=False) if jsonl else _plain(row)
                 print(line, file=answers, flush=len(batch) == 1)
 
 
@@ -96,11 +99,25 @@ def _continued(loaded: LanguageModel, texts: list[str], tokens: int, beams: int)
 
 
 def _read(loaded: TextReader, texts: list[str]) -> Iterator[dict[str, Any]]:
-    """Classes, hidden words or vectors, whichever the model is for."""
+    """Classes, labels, spans, hidden words or vectors, whichever the model is for."""
+    from regard.pipelines.text_reader import parts_of
+
     if "classify" in loaded.abilities:
         for text, classes in zip(texts, loaded.classify(texts), strict=True):
             listed = [asdict(one) for one in classes]
             yield {"source": text, "answer": f"{classes[0].text}\t{classes[0].probability:.4f}", "classes": listed}
+    elif "label" in loaded.abilities:
+        for text, labelled in zip(texts, loaded.label(texts), strict=True):
+            yield {
+                "source": text,
+                "answer": " ".join(f"{one.word}/{one.label}" for one in labelled),
+                "words": [asdict(one) for one in labelled],
+            }
+    elif "find" in loaded.abilities:
+        for text in texts:
+            found = loaded.find(*parts_of(text))
+            shown = "" if found is None else f"{found.text}\t{found.begin}\t{found.end}\t{found.probability:.4f}"
+            yield {"source": text, "answer": shown, "span": None if found is None else asdict(found)}
     elif "fill" in loaded.abilities:
         for text in texts:
             words = [[asdict(one) for one in choices] for choices in loaded.fill(text)]
@@ -108,6 +125,13 @@ def _read(loaded: TextReader, texts: list[str]) -> Iterator[dict[str, Any]]:
     else:
         for text, vector in zip(texts, loaded.embed(texts).tolist(), strict=True):
             yield {"source": text, "answer": " ".join(f"{value:.6f}" for value in vector), "embedding": vector}
+
+
+def _plain(row: dict[str, Any]) -> str:
+    """An answer in one line; of labelled words a line each, and an empty one behind them."""
+    if row.get("words") and "label" in row["words"][0]:
+        return "".join(f"{one['word']}\t{one['label']}\n" for one in row["words"])
+    return " ".join(str(row["answer"]).splitlines())
 
 
 def _blocks(lines: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Rows with named fields from any kind of file, one at a time: TSV, CSV, JSONL, Parquet, gettext catalogs, hub data sets.
+"""Rows with named fields, one at a time, from TSV, CSV, JSONL, Parquet, gettext catalogs and hub data sets.
 
 Nothing is read whole into memory but a gettext catalog. A row that cannot be used raises RegardError with the file and
 the line (Parquet, hub: the row) number.

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.data.labelled_words import cut_words
+from regard.data.spans import find_answer, windows
 from regard.errors import RegardError
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
@@ -34,6 +36,31 @@ class Choice:
     probability: float
 
 
+@dataclass(frozen=True)
+class LabelledWord:
+    """A word, its label, and that one's probability."""
+
+    word: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span of a text, where it begins and ends in it, and its probability."""
+
+    text: str
+    begin: int
+    end: int
+    probability: float
+
+
+def parts_of(text: str) -> tuple[str, str]:
+    """The two texts of a pair, a tab between them."""
+    first, _, second = text.partition("\t")
+    return first, second
+
+
 class TextReader:
     """A model with its tokenizer."""
 
@@ -43,11 +70,11 @@ class TextReader:
 
     @property
     def abilities(self) -> tuple[str, ...]:
-        """What it can be asked: `classify`, `fill`, `embed`."""
+        """What it can be asked: `classify`, `label`, `find`, `fill`, `embed`."""
         if not isinstance(self.model, Bert):
             return ("classify",)
         heads = self.model.config.heads
-        named = {"classification": "classify", "masked_words": "fill"}
+        named = {"classification": "classify", "token_labels": "label", "spans": "find", "masked_words": "fill"}
         return (*(named[head] for head in heads if head in named), "embed")
 
     @torch.no_grad()
@@ -56,19 +83,54 @@ class TextReader:
         self._needs("embed")
         if pooling not in ("mean", "first"):
             raise RegardError(f"pooling is mean or first, not {pooling!r}")
-        return sentence_embeddings(self.model.hidden(self._sequences(texts)), pooling)  # type: ignore[arg-type]
+        return sentence_embeddings(self._hidden(texts), pooling)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def classify(self, texts: Sequence[str]) -> list[list[Choice]]:
-        """For each text the classes with their probabilities, the most probable first."""
+        """For each text, or pair with a tab between, the classes with their probabilities, the most probable first."""
         self._needs("classify")
-        sequences = self._sequences(texts)
         if isinstance(self.model, Ulmfit):
-            probabilities = class_probabilities([self.model], sequences)
+            probabilities = class_probabilities([self.model], self._sequences(texts))
+        elif isinstance(self.model, GPT):
+            probabilities = self.model.classify(self._sequences(texts)).softmax(dim=-1)
         else:
-            scores = self.model.classify(sequences) if isinstance(self.model, GPT) else self.model(sequences)[_CLASSES]
-            probabilities = scores.softmax(dim=-1)
+            probabilities = self.model.answer(_CLASSES, self._hidden(texts)).softmax(dim=-1)
         return [_ranked(self.model.config.labels, row) for row in probabilities]
+
+    @torch.no_grad()
+    def label(self, texts: Sequence[str]) -> list[list[LabelledWord]]:
+        """For each text its words (what stands between blanks), each with its most probable label.
+
+        A word's label is that of its first token; texts of any length are read in pieces.
+        """
+        self._needs("label")
+        return [self._labelled(text) for text in texts]
+
+    def _labelled(self, text: str) -> list[LabelledWord]:
+        words = text.split()
+        if not words:
+            raise RegardError("the text is empty: give at least one word")
+        labels = self.model.config.labels
+        found = [LabelledWord(word, "O" if "O" in labels else labels[0], 0.0) for word in words]  # a word of no token
+        for piece in cut_words(self.tokenizer, words, self.limit or 512):
+            hidden = self.model.hidden(Sequences.of_ids([piece.ids], self.model.device))
+            best = self.model.answer("token_labels", hidden).softmax(dim=-1).max(dim=-1)
+            for place, word in enumerate(piece.places):
+                if word >= 0:
+                    chosen = labels[int(best.indices[place])]
+                    found[word] = LabelledWord(words[word], chosen, float(best.values[place]))
+        return found
+
+    def find(self, question: str, text: str) -> Answer | None:
+        """The span of a text that answers a question, and its place (signs, from 0); None where it holds none.
+
+        Texts of any length are read in windows that overlap.
+        """
+        self._needs("find")
+        if not question.strip() or not text.strip():
+            raise RegardError("a question and a text are needed, a tab between them: QUESTION<tab>TEXT")
+        found = find_answer(self.model, windows(self.tokenizer, question, text, self.limit or 512))
+        return None if found is None else Answer(text[found.begin : found.end], *found)
 
     @torch.no_grad()
     def fill(self, text: str, count: int = 5) -> list[list[Choice]]:
@@ -89,9 +151,14 @@ class TextReader:
         ]
 
     def answers(self, texts: Sequence[str]) -> list[str]:
-        """One line a text: the most probable class, the text with its hidden words filled in, or nothing."""
+        """One line a text: the most probable class, words and labels, a span, hidden words filled in, or nothing."""
         if "classify" in self.abilities:
             return [f"{one[0].text} ({one[0].probability:.2f})" for one in self.classify(texts)]
+        if "label" in self.abilities:
+            return [" ".join(f"{one.word}/{one.label}" for one in row) for row in self.label(texts)]
+        if "find" in self.abilities:
+            found = [self.find(*parts_of(text)) if "\t" in text else None for text in texts]
+            return ["" if one is None else f"{one.text} ({one.begin}-{one.end})" for one in found]
         mask = self.tokenizer.special.mask
         name = None if mask is None else self.tokenizer.inner.id_to_token(mask)
         if "fill" not in self.abilities or name is None:
@@ -104,8 +171,9 @@ class TextReader:
 
     def trace(self, texts: Sequence[str]) -> Trace:
         """A trace over texts."""
-        pieces: dict[Side, list[list[Piece]]] = {"source": [self.tokenizer.pieces(text) for text in texts]}
-        trace = Trace(self.model, self._sequences(texts), pieces=pieces)
+        read = [self.tokenizer.pieces(text, second) for text, second in map(self._pair, texts)]
+        pieces: dict[Side, list[list[Piece]]] = {"source": read}
+        trace = Trace(self.model, self._sequences(texts), segments=self._segments(texts), pieces=pieces)
         trace.texts = list(texts)
         trace.spell = trace.spell_source = self.tokenizer.spell
         return trace
@@ -125,7 +193,7 @@ class TextReader:
         """Token ids of a text; RegardError if it is empty or longer than the model's limit."""
         if not text.strip():
             raise RegardError("the text is empty: give at least one word")
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(*self._pair(text))
         if self.limit is not None and len(ids) > self.limit:
             shown = text[:30] + "..." if len(text) > 30 else text
             raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {self.limit} that {self.name} accepts")
@@ -146,6 +214,28 @@ class TextReader:
 
     def _sequences(self, texts: Sequence[str]) -> Sequences:
         return Sequences.of_ids([self.check(text) for text in texts], self.model.device)
+
+    def _pair(self, text: str) -> tuple[str, str | None]:
+        """The two texts of a pair, where the model judges pairs and a tab stands between them."""
+        judging = {"classify", "find"} & set(self.abilities) and not isinstance(self.model, Ulmfit)
+        return parts_of(text) if judging and "\t" in text.strip() else (text, None)
+
+    def _segments(self, texts: Sequence[str]) -> Tensor | None:
+        """Which of the two texts each token is of; None where no text is a pair, or the model knows no segments."""
+        pairs = [self._pair(text) for text in texts]
+        if (
+            not isinstance(self.model, Bert)
+            or self.model.config.type_vocab_size < 2
+            or not any(two for _, two in pairs)
+        ):
+            return None
+        numbers = [number for pair in pairs for number in self.tokenizer.encode_pair(*pair)[1]]
+        return torch.tensor(numbers, device=self.model.device)
+
+    def _hidden(self, texts: Sequence[str]) -> Sequences:
+        segments = self._segments(texts)
+        hidden: Sequences = self.model.hidden(self._sequences(texts), *(() if segments is None else (segments,)))
+        return hidden
 
     def _needs(self, ability: str) -> None:
         if ability not in self.abilities:
