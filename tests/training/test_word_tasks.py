@@ -127,7 +127,7 @@ def compared(chance):
 
 def test_pairs_are_classified_from_both_texts(tmp_path):
     write(tmp_path, compared, (400, 30, 30))
-    chosen = recipe(tmp_path, "classification", 250, 0.01, data_fields='second_field = "other"')
+    chosen = recipe(tmp_path, "classification", 400, 0.01, data_fields='second_field = "other"')
     scores = scores_of(train(chosen, tmp_path / "run"))
     assert scores["accuracy"] > 90
     loaded = regard.load(str(tmp_path / "run"))
