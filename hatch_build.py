@@ -52,9 +52,8 @@ def compile_kernels(folder: Path, target: Path) -> bool:
             subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         told = getattr(error, "stderr", "") or str(error)
-        print(
-            f"regard: the native kernels could not be compiled, the package works without them: {told}", file=sys.stderr
-        )
+        sys.stderr.write(f"regard: the native kernels were not compiled, the package works without them: {told}
+")
         target.unlink(missing_ok=True)
         return False
     finally:

@@ -162,11 +162,11 @@ def compare(options: argparse.Namespace, folder: Path, rate: float) -> list[str]
     decoder = 6 * (4 * 512**2 + 2 * 512**2 + 2 * 512 * 2048) + WORDS * 512
     encoder = 6 * (4 * 512**2 + 2 * 512 * 2048) + 6 * 2 * 512**2
     least = (LENGTH * decoder + encoder) / rate
-    lines += [
-        "",
+    told = (
         f"The limit of batch 1: int8 weights are {decoder / 1e6:.0f} MB a step of the decoder; read from memory at the "
-        f"{rate / 1e9:.0f} GB/s measured here, {1 / least:.1f} sentences a second. (They may lie in the cache.)",
-    ]
+    )
+    told += f"{rate / 1e9:.0f} GB/s measured here, {1 / least:.1f} sentences a second. (They may lie in the cache.)"
+    lines += ["", told]
     agree = []
     for count, beams in columns[:2]:
         answers = [one.result(count, beams) for one in contenders]

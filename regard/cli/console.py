@@ -30,7 +30,7 @@ def valid_text(text: str) -> str:
 
 def input_lines(path: Path | None) -> Iterator[str]:
     """Lines of a file, or of standard input if there is none; RegardError names an empty or invalid line."""
-    from regard.data.sources import read_lines
+    from regard.data.tables import read_lines
 
     for number, line in enumerate(read_lines(path) if path else _standard_input(), start=1):
         if not line.strip():

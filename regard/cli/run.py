@@ -46,6 +46,9 @@ def run(
 ) -> None:
     """Answer texts, one answer a line, in order: a translation, a continuation, a class, hidden words or a vector.
 
+    Pairs of texts, and a question with its text, have a tab between. Labels stand one a line behind their words, and an
+    empty line ends a text; a span is followed by where it begins and ends.
+
     With --input and --output a run that was stopped goes on where it was; records that cannot be answered are told in
     OUTPUT.errors.jsonl, and the exit status is then 3.
 
@@ -104,7 +107,7 @@ def _print_answers(
     output_file: Path | None,
     alignment: Path | None,
 ) -> None:
-    from regard.data.tables import line_of
+    from regard.data.answer_files import line_of
 
     with ExitStack() as stack:
         answers = _opened(output_file, stack) or sys.stdout

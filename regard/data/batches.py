@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regard.data.packed import Packed
 from regard.sequences import Layout, Sequences
 
 
@@ -36,11 +37,13 @@ class Batch:
 
 
 class Examples:
-    """Tokenised pairs, packed: all ids in two flat arrays with offsets."""
+    """Tokenised pairs, packed: all ids in two flat arrays with offsets, in memory or memory-mapped."""
 
-    def __init__(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], bos: int) -> None:
-        self.source = _Packed(sources)
-        self.target = _Packed(targets)
+    def __init__(
+        self, sources: Packed | Sequence[Sequence[int]], targets: Packed | Sequence[Sequence[int]], bos: int
+    ) -> None:
+        self.source = sources if isinstance(sources, Packed) else Packed.of(sources)
+        self.target = targets if isinstance(targets, Packed) else Packed.of(targets)
         self.bos = bos
 
     def __len__(self) -> int:
@@ -58,7 +61,7 @@ class Examples:
         shifted = np.empty_like(answers)
         shifted[1:] = answers[:-1]
         shifted[begins] = self.bos
-        return Batch(_ragged(source, source_lengths), _ragged(shifted, target_lengths), torch.from_numpy(answers))
+        return Batch(ragged(source, source_lengths), ragged(shifted, target_lengths), torch.from_numpy(answers))
 
     def epoch(self, batch_tokens: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from the one numbered `skip`."""
@@ -85,17 +88,6 @@ def plan_by_length(lengths: Sequence[np.ndarray], batch_tokens: int, seed: int, 
     return [batches[place] for place in random.permutation(len(batches))]
 
 
-class _Packed:
-    def __init__(self, rows: Sequence[Sequence[int]]) -> None:
-        self.lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-        self.begins = np.cumsum(self.lengths) - self.lengths
-        self.ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(self.lengths.sum()))
-
-    def take(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lengths = self.lengths[chosen]
-        starts = np.repeat(self.begins[chosen] - (np.cumsum(lengths) - lengths), lengths)
-        return self.ids[starts + np.arange(len(starts))].astype(np.int64), lengths
-
-
-def _ragged(ids: np.ndarray, lengths: np.ndarray) -> Sequences:
+def ragged(ids: np.ndarray, lengths: np.ndarray) -> Sequences:
+    """Rows laid end to end, as `Packed.take` gives them."""
     return Sequences(torch.from_numpy(ids), Layout(tuple(lengths.tolist()), torch.device("cpu")))

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard.data.batches import plan_by_length
+from regard.data.batches import plan_by_length, ragged
+from regard.data.packed import Packed
 from regard.sequences import Layout, Sequences
 
 
@@ -38,8 +39,8 @@ class Blocks:
     that a recurrent model can carry its state from one batch to the next (Merity et al. 2018, section 5).
     """
 
-    def __init__(self, texts: Sequence[Sequence[int]], context: int, streams: bool = False) -> None:
-        self.ids = np.fromiter((token for text in texts for token in text), dtype=np.int32)
+    def __init__(self, texts: Packed | Sequence[Sequence[int]], context: int, streams: bool = False) -> None:
+        self.ids = (texts if isinstance(texts, Packed) else Packed.of(texts)).ids
         self.context, self.streams = context, streams
 
     def __len__(self) -> int:
@@ -68,12 +69,12 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Whole texts with a number each; `segments` tells the second text of a pair from the first."""
+    """Whole texts with numbers to learn; `segments` tells the second text of a pair from the first."""
 
     inputs: Sequences
     segments: Sequences
     labels: Tensor
-    """(rows,)"""
+    """Those of all rows end to end: one each (rows,), or one a token (tokens,), or as many as the task has."""
 
     @property
     def tokens(self) -> int:
@@ -86,23 +87,29 @@ class Labelled:
 
 
 class LabelledTexts:
-    """Tokenised texts, their segments and labels; batches of alike length."""
+    """Tokenised texts, their segments and labels (one a text, or a row of them); batches of alike length."""
 
-    def __init__(self, ids: Sequence[Sequence[int]], segments: Sequence[Sequence[int]], labels: Sequence[int]) -> None:
-        self.ids, self.segments, self.labels = ids, segments, torch.tensor(labels, dtype=torch.long)
-        self.lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    def __init__(
+        self,
+        ids: Packed | Sequence[Sequence[int]],
+        segments: Packed | Sequence[Sequence[int]],
+        labels: Packed | Sequence[int],
+    ) -> None:
+        self.ids = ids if isinstance(ids, Packed) else Packed.of(ids)
+        self.segments = segments if isinstance(segments, Packed) else Packed.of(segments)
+        self.labels = labels if isinstance(labels, Packed) else Packed.of([label] for label in labels)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def tokens(self) -> int:
-        return int(self.lengths.sum())
+        return int(self.ids.lengths.sum())
 
     def plan(self, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-        return plan_by_length([self.lengths], batch_tokens, seed, epoch)
+        return plan_by_length([self.ids.lengths], batch_tokens, seed, epoch)
 
     def batch(self, chosen: np.ndarray) -> Labelled:
-        inputs = Sequences.of_ids([self.ids[number] for number in chosen])
-        segments = Sequences.of_ids([self.segments[number] for number in chosen])
-        return Labelled(inputs, replace(segments, layout=inputs.layout), self.labels[chosen])
+        inputs = ragged(*self.ids.take(chosen))
+        segments = inputs.with_values(torch.from_numpy(self.segments.take(chosen)[0]))
+        return Labelled(inputs, segments, torch.from_numpy(self.labels.take(chosen)[0]))

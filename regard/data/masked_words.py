@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,9 +65,16 @@ def sentence_pairs(
     and the three tokens `first` ([CLS]) and `separator` ([SEP]) are at most `longest` tokens; every tenth pair is made
     shorter. Sentences that were not used because another document was drawn begin the next pair.
     """
+    return list(each_sentence_pair(documents, first, separator, longest, generator))
+
+
+def each_sentence_pair(
+    documents: Sequence[Sequence[Sequence[int]]], first: int, separator: int, longest: int, generator: random.Random
+) -> Iterator[Pair]:
+    """The same, one pair at a time."""
     if len(documents) < 2:
         raise ValueError("pairs of unrelated texts need two documents at least")
-    room, pairs = longest - 3, []
+    room = longest - 3
     for number, document in enumerate(documents):
         begin = 0
         while begin < len(document):
@@ -82,9 +89,8 @@ def sentence_pairs(
                 right = [token for sentence in document[cut:end] for token in sentence]
             left, right = _fitted(left, right, room, generator)
             tokens = [first, *left, separator, *right, separator]
-            pairs.append(Pair(tokens, [0] * (len(left) + 2) + [1] * (len(right) + 1), unrelated))
+            yield Pair(tokens, [0] * (len(left) + 2) + [1] * (len(right) + 1), unrelated)
             begin = cut if unrelated else end
-    return pairs
 
 
 def _filled(document: Sequence[Sequence[int]], begin: int, target: int) -> int:

@@ -1,4 +1,4 @@
-"""Where examples come from: TSV, JSONL, parallel text files, hub data sets, and CMUdict.
+"""Pairs of texts: from files with fields (`tables.py`), parallel text files, hub data sets, and CMUdict.
 
 Every reader yields `Pair`s. A line that cannot be used raises RegardError with the file and the line number.
 """
@@ -6,13 +6,12 @@ Every reader yields `Pair`s. A line that cannot be used raises RegardError with 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from regard.data.tables import KINDS, Row, is_table, read_lines, read_rows
 from regard.errors import RegardError
 
 
@@ -28,37 +27,31 @@ class Pair:
         return self.targets[0]
 
 
-def read_pairs(path: str, source: str = "source", target: str = "target", hub_split: str = "train") -> Iterator[Pair]:
-    """Pairs from a file by its ending, or from the hub.
+def read_pairs(path: str, source: str = "source", target: str = "target") -> Iterator[Pair]:
+    """Pairs from a file by its ending, or from the hub, one at a time.
 
     - `x.tsv`: tab-separated. With a header line that names the columns `source` and `target`; else the first two.
-    - `x.jsonl`: one object a line, with the fields `source` and `target`.
+    - `x.po`: a gettext catalog: messages and their translations. A folder: all its catalogs.
     - `x.en,x.fr`: two text files, line by line.
-    - `hub:owner/name`: a data set of the Hugging Face hub (needs the package `datasets`).
+    - Other files with fields, and the hub's data sets: see `regard.data.tables`.
     """
-    if path.startswith("hub:"):
-        yield from _read_hub(path.removeprefix("hub:"), source, target, hub_split)
-    elif path.endswith(".jsonl"):
-        yield from _read_jsonl(Path(path), source, target)
+    folder = Path(path)
+    if folder.is_dir():
+        catalogs = sorted(folder.rglob("*.po"))
+        if not catalogs:
+            raise RegardError(f"{path} holds no gettext catalogs (.po)")
+        for catalog in catalogs:
+            yield from read_pairs(str(catalog))
     elif "," in path:
         yield from _read_parallel(*path.split(",", 1))
-    elif path.endswith(".tsv"):
-        yield from _read_tsv(Path(path), source, target)
+    elif path.endswith(".tsv") and "*" not in path:
+        yield from _read_tsv(folder, source, target)
+    elif is_table(path):
+        if path.endswith(".po"):
+            source, target = "msgid", "msgstr"
+        yield from (_pair_of(row, source, target) for row in read_rows(path, (source, target)))
     else:
-        raise RegardError(f"cannot tell the format of {path!r}: give FILE.tsv, FILE.jsonl, FILE.en,FILE.fr or hub:NAME")
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 text file, without its byte order mark; RegardError names the line that is not UTF-8."""
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise RegardError(f"{path}, line {number}: not valid UTF-8 (byte {error.start + 1})") from error
-    except OSError as error:
-        raise RegardError(f"{path} cannot be read: {error.strerror}") from error
+        raise RegardError(f"cannot tell the format of {path!r}: give FILE.en,FILE.fr, a folder of .po, {KINDS}")
 
 
 def read_cmudict() -> dict[str, list[Pair]]:
@@ -92,16 +85,6 @@ def _read_tsv(path: Path, source: str, target: str) -> Iterator[Pair]:
         yield Pair(row[columns[0]], (row[columns[1]],))
 
 
-def _read_jsonl(path: Path, source: str, target: str) -> Iterator[Pair]:
-    for number, line in enumerate(read_lines(path), start=1):
-        try:
-            yield _pair_of(json.loads(line), source, target)
-        except (ValueError, KeyError, TypeError) as error:
-            raise RegardError(
-                f"{path}, line {number}: needs an object with {source!r} and {target!r} ({error})"
-            ) from error
-
-
 def _read_parallel(source: str, target: str) -> Iterator[Pair]:
     sources, targets = read_lines(Path(source)), read_lines(Path(target))
     for number, (left, right) in enumerate(_zip_longest(sources, targets), start=1):
@@ -116,19 +99,8 @@ def _zip_longest(left: Iterable[str], right: Iterable[str]) -> Iterator[tuple[st
     yield from zip_longest(left, right)
 
 
-def _read_hub(name: str, source: str, target: str, split: str) -> Iterator[Pair]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise RegardError("hub data sets need the package datasets: pip install datasets") from error
-    try:
-        rows = load_dataset(name, split=split, streaming=True)
-    except Exception as error:  # whatever the hub or the network answers
-        raise RegardError(f"hub:{name} cannot be read: {error}") from error
-    for row in rows:
-        yield _pair_of(row.get("translation", row), source, target)
-
-
-def _pair_of(row: dict[str, Any], source: str, target: str) -> Pair:
-    targets = row[target]
-    return Pair(str(row[source]), tuple(targets) if isinstance(targets, list) else (str(targets),))
+def _pair_of(row: Row, source: str, target: str) -> Pair:
+    targets = row.fields[target]
+    if isinstance(targets, list) and targets:
+        return Pair(row.text(source), tuple(str(one) for one in targets))
+    return Pair(row.text(source), (row.text(target),))

@@ -1,225 +1,209 @@
-"""Files of answers, written block by block: plain text, JSONL, CSV or Parquet.
+"""Rows with named fields, one at a time, from TSV, CSV, JSONL, Parquet, gettext catalogs and hub data sets.
 
-A format says what bytes stand at the beginning and what bytes a block of records is, so that a file grows by whole
-blocks and can be cut back to the last one that is known to be on the disk. Parquet cannot grow: its blocks are kept as
-an Arrow stream until the end.
+Nothing is read whole into memory but a gettext catalog. A row that cannot be used raises RegardError with the file and
+the line (Parquet, hub: the row) number.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
-from regard.data.records import Records, Window, arrow_modules, format_of
 from regard.errors import RegardError
 
-if TYPE_CHECKING:
-    import pyarrow
-
-Answer = dict[str, Any] | None
-"""What a model found for one record; None where it found nothing."""
-
-COLUMNS = {
-    "hypotheses": {"answer": "text", "log_p": "number"},
-    "classes": {"answer": "text", "probability": "number"},
-    "words": {"answer": "text"},
-    "embedding": {"embedding": "vector"},
-}
-"""Columns of a table for each kind of answer."""
-
-_ROW_GROUP = 1 << 14
+KINDS = "FILE.tsv, FILE.csv, FILE.jsonl, FILE.parquet, FILE.po or hub:NAME"
 
 
-@runtime_checkable
-class Table(Protocol):
-    """One format."""
+@dataclass(frozen=True)
+class Row:
+    """The fields of one row, and where it stands, for messages."""
 
-    flat: bool
-    """Whether it has the same columns for every record, so that only the best answer finds room."""
-    taken: frozenset[str]
-    """Fields that a record must not have: they would be written over."""
-    made_at_the_end: bool
-    """Whether the file that was asked for is made of what was written, by `finish`."""
+    place: str
+    fields: dict[str, Any]
 
-    def head(self) -> bytes:
-        """What a file begins with."""
-        ...
+    def text(self, name: str) -> str:
+        """A field as text; RegardError where it has none."""
+        value = self.fields.get(name)
+        if value is None or isinstance(value, list | dict):
+            raise RegardError(f"{self.place}: {name!r} holds {_shown(value)}, not a text")
+        return str(value)
 
-    def block(self, window: Window, answers: Sequence[Answer]) -> bytes:
-        """Records with their answers."""
-        ...
+    def texts(self, name: str) -> list[str]:
+        """A field that is a list of texts, or one text with blanks between."""
+        value = self.fields.get(name)
+        if isinstance(value, str):
+            return value.split()
+        if isinstance(value, list | tuple):
+            return [str(one) for one in value]
+        raise RegardError(f"{self.place}: {name!r} holds {_shown(value)}, not a list of texts")
 
-    def finish(self, written: Path, path: Path) -> None: ...
+
+def is_table(path: str) -> bool:
+    """Whether `read_rows` knows the format."""
+    return path.startswith("hub:") or Path(path).suffix in _READERS
 
 
-def table_for(path: Path, source: Records, answers: str, json_lines: bool = False) -> Table:
-    """How answers to `source` are written to `path`; `answers` is what the model gives, one of `COLUMNS`.
+def read_rows(path: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Rows of a file by its ending, of several (`part-*.parquet`), or of the hub; `wanted` names fields that each has.
 
-    RegardError where the source has columns of these names already, or has none that are known.
+    - `x.tsv`: cut at tabs and nowhere else; `x.csv`: with quotation marks (RFC 4180). The first line names the columns.
+    - `x.jsonl`: one object a line. `x.parquet`: a batch of rows at a time.
+    - `x.po`: gettext; translated messages that are not fuzzy, as `msgid` and `msgstr`.
+    - `hub:owner/name` or `hub:owner/name@split`: streamed (`train`, if it names no split).
     """
-    kind = "jsonl" if json_lines else format_of(path)
-    columns = COLUMNS[answers]
-    if kind in ("csv", "parquet") and (twice := sorted(set(columns) & set(source.columns))):
-        raise RegardError(f"{source.path} already has a column {twice[0]!r}: rename it first")
-    if kind in ("csv", "parquet") and format_of(source.path) == "jsonl":
-        raise RegardError("JSONL has no fixed columns: give --output a name that ends in .jsonl or .txt")
-    if kind == "parquet":
-        return ParquetTable(source, columns)
-    if kind == "csv":
-        return CsvTable(source, columns)
-    return JsonTable(answers) if kind == "jsonl" else TextTable()
+    if path.startswith("hub:"):
+        rows = _read_hub(path.removeprefix("hub:"), wanted)
+    elif not is_table(path):
+        raise RegardError(f"cannot tell the format of {path!r}: give {KINDS}")
+    else:
+        place = Path(path)
+        files = sorted(place.parent.glob(place.name)) if "*" in place.name else [place]
+        if not files:
+            raise RegardError(f"no file is named like {path}")
+        rows = (row for file in files for row in _READERS[place.suffix](file, wanted))
+    yield from rows
 
 
-def flattened(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as a table has it: the best answer alone, and a number that says how sure the model is of it."""
-    if "classes" in row:
-        return {"answer": row["classes"][0]["text"], "probability": row["classes"][0]["probability"]}
-    if "hypotheses" in row:
-        return {"answer": row["answer"], "log_p": row["hypotheses"][0]["log_p"]}
-    return {name: row[name] for name in ("answer", "embedding") if name in row}
-
-
-def line_of(row: dict[str, Any]) -> str:
-    """A row as one line of text: line breaks within an answer become blanks."""
-    if "answer" in row:
-        return " ".join(str(row["answer"]).splitlines())
-    return " ".join(f"{value:.6f}" for value in row["embedding"])
-
-
-class TextTable:
-    """One answer a line. An empty line where there is none."""
-
-    flat, taken, made_at_the_end = False, frozenset[str](), False
-
-    def head(self) -> bytes:
-        return b""
-
-    def block(self, window: Window, answers: Sequence[Answer]) -> bytes:
-        lines = [line_of(answer) if answer else "" for answer in answers]
-        return "".join(line + "\n" for line in lines).encode("utf-8")
-
-    def finish(self, written: Path, path: Path) -> None:
-        return
-
-
-class JsonTable:
-    """One object a line: the fields of the record, and all that was found; `answer` is null where nothing was."""
-
-    flat, made_at_the_end = False, False
-
-    def __init__(self, kind: str) -> None:
-        self.taken = frozenset({"answer", kind} if kind != "embedding" else {kind})
-        self.empty = {"embedding" if kind == "embedding" else "answer": None}
-
-    def head(self) -> bytes:
-        return b""
-
-    def block(self, window: Window, answers: Sequence[Answer]) -> bytes:
-        rows = [
-            (fields | (self.empty if answer is None else {name: answer[name] for name in answer if name != "source"}))
-            for fields, answer in zip(_fields(window), answers, strict=True)
-        ]
-        return b"".join(_json_line(row) for row in rows)
-
-    def finish(self, written: Path, path: Path) -> None:
-        return
-
-
-class CsvTable:
-    """The columns of the record, then those of the answer."""
-
-    flat, taken, made_at_the_end = True, frozenset[str](), False
-
-    def __init__(self, source: Records, columns: dict[str, str]) -> None:
-        self.names, self.columns = source.columns or ("source",), columns
-
-    def head(self) -> bytes:
-        return _csv([[*self.names, *self.columns]])
-
-    def block(self, window: Window, answers: Sequence[Answer]) -> bytes:
-        rows = [
-            [
-                *(fields.get(name, "") for name in self.names),
-                *(_cell((answer or {}).get(name)) for name in self.columns),
-            ]
-            for fields, answer in zip(_fields(window), answers, strict=True)
-        ]
-        return _csv(rows)
-
-    def finish(self, written: Path, path: Path) -> None:
-        return
-
-
-class ParquetTable:
-    """The columns of the record as they are, then those of the answer."""
-
-    flat, taken, made_at_the_end = True, frozenset[str](), True
-
-    def __init__(self, source: Records, columns: dict[str, str]) -> None:
-        self.arrow, self.parquet = arrow_modules()
-        text = self.arrow.string()
-        kinds = {"text": text, "number": self.arrow.float64(), "vector": self.arrow.list_(self.arrow.float32())}
-        begun = source.schema or self.arrow.schema([(name, text) for name in source.columns or ("source",)])
-        begun = self.arrow.schema([_without_dictionary(self.arrow, one) for one in begun], metadata=begun.metadata)
-        added = [self.arrow.field(name, kinds[kind]) for name, kind in columns.items()]
-        self.begun, self.added = begun, added
-        self.schema = self.arrow.schema([*begun, *added], metadata=begun.metadata)
-
-    def head(self) -> bytes:
-        return bytes(self.schema.serialize())
-
-    def block(self, window: Window, answers: Sequence[Answer]) -> bytes:
-        table = window.table
-        if table is None:
-            table = self.arrow.Table.from_pylist([record.fields for record in window.records], self.begun)
-        for field in self.added:
-            column = [None if answer is None else answer[field.name] for answer in answers]
-            table = table.append_column(field, self.arrow.array(column, field.type))
-        return b"".join(bytes(batch.serialize()) for batch in table.cast(self.schema).combine_chunks().to_batches())
-
-    def finish(self, written: Path, path: Path) -> None:
-        """Row groups of some thousand records."""
-        held: list[pyarrow.RecordBatch] = []
-        with written.open("rb") as file, self.parquet.ParquetWriter(path, self.schema) as out:
-            for batch in self.arrow.ipc.open_stream(file):
-                held.append(batch)
-                if sum(one.num_rows for one in held) >= _ROW_GROUP:
-                    out.write_table(self.arrow.Table.from_batches(held, self.schema).combine_chunks())
-                    held = []
-            if held:
-                out.write_table(self.arrow.Table.from_batches(held, self.schema).combine_chunks())
-
-
-def _without_dictionary(arrow: Any, field: Any) -> Any:
-    """Values as they are: the stream holds no dictionaries."""
-    return field.with_type(field.type.value_type) if arrow.types.is_dictionary(field.type) else field
-
-
-def _fields(window: Window) -> list[dict[str, Any]]:
-    if window.table is not None:
-        rows: list[dict[str, Any]] = window.table.to_pylist()
-        return rows
-    return [record.fields for record in window.records]
-
-
-def _json_line(row: dict[str, Any]) -> bytes:
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 text file, without its byte order mark; RegardError names the line that is not UTF-8."""
     try:
-        return (json.dumps(row, ensure_ascii=False, default=str) + "\n").encode("utf-8")
-    except UnicodeEncodeError:  # half a pair of surrogates came in as an escape, and goes out as one
-        return (json.dumps(row, default=str) + "\n").encode("ascii")
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise RegardError(f"{path}, line {number}: not valid UTF-8 (byte {error.start + 1})") from error
+    except OSError as error:
+        raise RegardError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(one, float) for one in value):
-        return " ".join(f"{one:.6f}" for one in value)
-    return "" if value is None else value
+def _read_tsv(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    yield from _named(path, ((number, line.split("\t")) for number, line in enumerate(read_lines(path), 1)), wanted)
 
 
-def _csv(rows: list[list[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "replace")
+def _read_csv(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    lines = csv.reader((line + "\n" for line in read_lines(path)), strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        begun = 1
+        try:
+            for row in lines:
+                if row:
+                    yield begun, row
+                begun = lines.line_num + 1
+        except csv.Error as error:
+            raise RegardError(f"{path}, line {begun}: not valid CSV ({error})") from error
+
+    longest = csv.field_size_limit(1 << 30)
+    try:
+        yield from _named(path, rows(), wanted)
+    finally:
+        csv.field_size_limit(longest)
+
+
+def _named(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Sequence[str]) -> Iterator[Row]:
+    """The first row names the columns."""
+    names: list[str] = []
+    for number, row in rows:
+        if not names:
+            missing = [name for name in wanted if name not in row]
+            if missing:
+                raise RegardError(f"{path} has no column {missing[0]!r} (its first line names: {', '.join(row)})")
+            names = row
+        elif len(row) != len(names):
+            raise RegardError(f"{path}, line {number}: {len(row)} columns, the first line names {len(names)}")
+        else:
+            yield Row(f"{path}, line {number}", dict(zip(names, row, strict=True)))
+
+
+def _read_jsonl(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RegardError(f"{path}, line {number}: needs an object with {_all(wanted)} ({error})") from error
+        missing = [name for name in wanted if not isinstance(row, dict) or name not in row]
+        if missing or not isinstance(row, dict):
+            raise RegardError(f"{path}, line {number}: needs an object with {_all(wanted)} (got {_shown(row)})")
+        yield Row(f"{path}, line {number}", row)
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise RegardError("Parquet files need the package pyarrow: pip install pyarrow") from error
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            missing = [name for name in wanted if name not in file.schema_arrow.names]
+            if missing:
+                raise RegardError(f"{path} has no column {missing[0]!r} (it has: {', '.join(file.schema_arrow.names)})")
+            for batch in file.iter_batches(batch_size=1024, columns=list(wanted)):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}, row {number}", fields)
+    except (ArrowException, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RegardError(f"{path}, after row {number}: cannot be read ({reason})") from error
+
+
+def _read_catalog(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    try:
+        from polib import pofile
+    except ImportError as error:
+        raise RegardError("gettext catalogs need the package polib: pip install polib") from error
+    missing = [name for name in wanted if name not in ("msgid", "msgstr", "msgctxt")]
+    if missing:
+        raise RegardError(f"{path} has no field {missing[0]!r}: a gettext catalog has msgid, msgstr and msgctxt")
+    if not path.is_file():
+        raise RegardError(f"{path} cannot be read: No such file or directory")
+    try:
+        entries = pofile(str(path), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RegardError(f"{path} cannot be read as a gettext catalog: {error}") from error
+    for entry in entries.translated_entries():
+        if entry.msgstr and not entry.obsolete and not entry.fuzzy:
+            fields = {"msgid": entry.msgid, "msgstr": entry.msgstr, "msgctxt": entry.msgctxt or ""}
+            yield Row(f"{path}, line {entry.linenum}", fields)
+
+
+def _read_hub(name: str, wanted: Sequence[str]) -> Iterator[Row]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise RegardError("hub data sets need the package datasets: pip install datasets") from error
+    name, _, split = name.partition("@")
+    try:
+        rows = load_dataset(name, split=split or "train", streaming=True)
+    except Exception as error:  # whatever the hub or the network answers
+        raise RegardError(f"hub:{name} cannot be read: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        fields = row.get("translation", row)
+        missing = [one for one in wanted if one not in fields]
+        if missing:
+            raise RegardError(f"hub:{name}, row {number}: no field {missing[0]!r} (it has: {', '.join(fields)})")
+        yield Row(f"hub:{name}, row {number}", fields)
+
+
+_READERS = {
+    ".tsv": _read_tsv,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".po": _read_catalog,
+}
+
+
+def _all(wanted: Sequence[str]) -> str:
+    return " and ".join(repr(name) for name in wanted)
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else shown[:40] + "..."

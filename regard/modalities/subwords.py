@@ -1,8 +1,8 @@
 """Any `tokenizer.json`: what a pre-trained model was taught with, special tokens and all.
 
 It asks nothing of the vocabulary: words are found from where each token stands in the text, so WordPiece, byte-level
-BPE and Unigram all read alike. Three kinds are trained here, for language models and classifiers: byte-level BPE
-(GPT-2), WordPiece (BERT) and whole words (AWD-LSTM); those of the translators are in `text.py`.
+BPE and Unigram all read alike. Four kinds are trained here, for language models and classifiers: byte-level BPE
+(GPT-2), WordPiece (BERT), Unigram and whole words (AWD-LSTM); those of the translators are in `text.py`.
 """
 
 from __future__ import annotations
@@ -91,10 +91,17 @@ class Subwords:
         text: str = self.inner.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def pieces(self, text: str) -> list[Piece]:
-        """The tokens of a text as `encode` makes them."""
-        encoding = self.inner.encode(text)
+    def pieces(self, text: str, second: str | None = None) -> list[Piece]:
+        """The tokens of a text, or of a pair of texts, as `encode` makes them; words are counted through both."""
+        encoding = self.inner.encode(text, second)
         spans = [None if special else span for span, special in _spans(encoding)]
+        if second is not None:  # offsets begin anew in the second text: count on, as if a blank stood between
+            after = len(text) + 1
+            spans = [
+                (span[0] + after, span[1] + after) if span and side == 1 else span
+                for span, side in zip(spans, encoding.sequence_ids, strict=True)
+            ]
+            text = f"{text} {second}"
         return _pieces(text, encoding.ids, spans, encoding.tokens)
 
     def pieces_of(self, ids: Sequence[int]) -> list[Piece]:
@@ -135,8 +142,8 @@ class SubwordCodec:
 
 
 def train_subwords(kind: str, texts: Iterable[str], vocab_size: int) -> Subwords:
-    """A tokenizer of a kind, learnt from texts: `bytes` (GPT-2), `wordpiece` (BERT) or `words` (AWD-LSTM)."""
-    build = {"bytes": _byte_pairs, "wordpiece": _word_pieces, "words": _words}[kind]
+    """A tokenizer of a kind, learnt from texts: `bytes` (GPT-2), `wordpiece` (BERT), `words` (AWD-LSTM), `unigram`."""
+    build = {"bytes": _byte_pairs, "wordpiece": _word_pieces, "words": _words, "unigram": _unigram}[kind]
     return build(texts, vocab_size)
 
 
@@ -187,6 +194,21 @@ def _words(texts: Iterable[str], vocab_size: int) -> Subwords:
         single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     return Subwords(inner, Special(bos=1, eos=2, pad=0))
+
+
+def _unigram(texts: Iterable[str], vocab_size: int) -> Subwords:
+    """Unigram (Kudo 2018), with the special tokens of ALBERT (section 3): [CLS] A [SEP] B [SEP]."""
+    inner = tokenizers.Tokenizer(models.Unigram())
+    inner.normalizer = normalizers.NFKC()
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    inner.train_from_iterator(
+        texts,
+        trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=special, unk_token="[UNK]", show_progress=False),
+    )
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return Subwords(inner, Special(bos=2, eos=3, pad=0, mask=4))
 
 
 def _spans(encoding: tokenizers.Encoding) -> list[tuple[tuple[int, int], bool]]:

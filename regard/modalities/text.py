@@ -155,6 +155,20 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Codec:
     return Codec(tokenizer, tokenizer)
 
 
+def train_unigram(texts: Iterable[str], vocab_size: int) -> Codec:
+    """One Unigram vocabulary (Kudo 2018) over source and target texts: the pieces that make the texts most likely."""
+    inner = tokenizers.Tokenizer(models.Unigram())
+    inner.normalizer = normalizers.NFKC()
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_BLANK, prepend_scheme="always")
+    inner.decoder = decoders.Metaspace(replacement=_BLANK, prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), unk_token=UNKNOWN, show_progress=False
+    )
+    inner.train_from_iterator(texts, trainer)
+    tokenizer = Tokenizer(inner)
+    return Codec(tokenizer, tokenizer)
+
+
 def symbol_codec(sources: Iterable[str], targets: Iterable[str]) -> Codec:
     """Spellings letter by letter, targets symbol by symbol (separated by blanks), over one vocabulary."""
     letters = sorted({letter for text in sources for letter in _SPELLING.normalize_str(text) if not letter.isspace()})

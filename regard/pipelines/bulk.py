@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
+from regard.data.answer_files import Table, flattened, table_for
 from regard.data.records import Record, Records, Window, open_records
-from regard.data.tables import Table, flattened, table_for
 from regard.errors import RegardError
 from regard.files import written_aside
 from regard.pipelines.journal import Journal, held, identity, sync_folder

@@ -10,10 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from regard.data.labelled_words import cut_words
+from regard.data.spans import find_answer, windows
 from regard.errors import RegardError
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
+from regard.generation.encoding import prepare_encoder
+from regard.generation.matrices import Precision, checked_precision
 from regard.layers.packed import packed
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
@@ -38,8 +42,36 @@ class Choice:
     probability: float
 
 
+@dataclass(frozen=True)
+class LabelledWord:
+    """A word, its label, and that one's probability."""
+
+    word: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span of a text, where it begins and ends in it, and its probability."""
+
+    text: str
+    begin: int
+    end: int
+    probability: float
+
+
+def parts_of(text: str) -> tuple[str, str]:
+    """The two texts of a pair, a tab between them."""
+    first, _, second = text.partition("\t")
+    return first, second
+
+
 class TextReader(FileRunner):
     """A model with its tokenizer."""
+
+    precision: Precision = "fp32"
+    """Of the weights; explanations are always fp32."""
 
     def __init__(self, name: str, model: Model, tokenizer: Subwords) -> None:
         self.name, self.tokenizer = name, tokenizer
@@ -48,11 +80,11 @@ class TextReader(FileRunner):
 
     @property
     def abilities(self) -> tuple[str, ...]:
-        """What it can be asked: `classify`, `fill`, `embed`."""
+        """What it can be asked: `classify`, `label`, `find`, `fill`, `embed`."""
         if not isinstance(self.model, Bert):
             return ("classify",)
         heads = self.model.config.heads
-        named = {"classification": "classify", "masked_words": "fill"}
+        named = {"classification": "classify", "token_labels": "label", "spans": "find", "masked_words": "fill"}
         return (*(named[head] for head in heads if head in named), "embed")
 
     def embed(
@@ -66,28 +98,70 @@ class TextReader(FileRunner):
         self._needs("embed")
         if pooling not in ("mean", "first"):
             raise RegardError(f"pooling is mean or first, not {pooling!r}")
-        model = self._for(len(texts), precision)
+        ready = self._ready(len(texts), precision)
         ids = self.check_many(texts)
         if not ids:
             return torch.empty(0, self.model.config.width)
-        return by_length(ids, lambda batch: sentence_embeddings(model.hidden(batch), pooling), self.model.device)  # type: ignore[arg-type]
+        return by_length(ids, lambda batch: sentence_embeddings(ready.hidden(batch), pooling), self.model.device)  # type: ignore[arg-type]
 
     def classify(self, texts: Sequence[str], precision: str | None = None) -> list[list[Choice]]:
-        """For each text the classes with their probabilities, the most probable first; `precision` see `embed`."""
+        """For each text, or pair with a tab between, the classes with their probabilities, the most probable first.
+
+        `precision` see `embed`; pairs are read in fp32.
+        """
         self._needs("classify")
-        model = self._for(len(texts), precision)
+        ready, model = self._ready(len(texts), precision), self.model
 
         def probabilities(batch: Sequences) -> Tensor:
             if isinstance(model, Ulmfit):
                 return class_probabilities([model], batch)
-            scores = model.classify(batch) if isinstance(model, GPT) else model(batch)[_CLASSES]
+            scores = model.classify(batch) if isinstance(model, GPT) else model.answer(_CLASSES, ready.hidden(batch))
             found: Tensor = scores.softmax(dim=-1)
             return found
 
-        ids = self.check_many(texts)
-        if not ids:
+        if self._segments(texts) is not None:
+            with torch.no_grad():
+                found: Tensor = model.answer(_CLASSES, self._hidden(texts)).softmax(dim=-1)
+        elif ids := self.check_many(texts):
+            found = by_length(ids, probabilities, model.device)
+        else:
             return []
-        return [_ranked(self.model.config.labels, row) for row in by_length(ids, probabilities, self.model.device)]
+        return [_ranked(model.config.labels, row) for row in found]
+
+    @torch.no_grad()
+    def label(self, texts: Sequence[str]) -> list[list[LabelledWord]]:
+        """For each text its words (what stands between blanks), each with its most probable label.
+
+        A word's label is that of its first token; texts of any length are read in pieces.
+        """
+        self._needs("label")
+        return [self._labelled(text) for text in texts]
+
+    def _labelled(self, text: str) -> list[LabelledWord]:
+        words = text.split()
+        if not words:
+            raise RegardError("the text is empty: give at least one word")
+        labels = self.model.config.labels
+        found = [LabelledWord(word, "O" if "O" in labels else labels[0], 0.0) for word in words]  # a word of no token
+        for piece in cut_words(self.tokenizer, words, self.limit or 512):
+            hidden = self.model.hidden(Sequences.of_ids([piece.ids], self.model.device))
+            best = self.model.answer("token_labels", hidden).softmax(dim=-1).max(dim=-1)
+            for place, word in enumerate(piece.places):
+                if word >= 0:
+                    chosen = labels[int(best.indices[place])]
+                    found[word] = LabelledWord(words[word], chosen, float(best.values[place]))
+        return found
+
+    def find(self, question: str, text: str) -> Answer | None:
+        """The span of a text that answers a question, and its place (signs, from 0); None where it holds none.
+
+        Texts of any length are read in windows that overlap.
+        """
+        self._needs("find")
+        if not question.strip() or not text.strip():
+            raise RegardError("a question and a text are needed, a tab between them: QUESTION<tab>TEXT")
+        found = find_answer(self.model, windows(self.tokenizer, question, text, self.limit or 512))
+        return None if found is None else Answer(text[found.begin : found.end], *found)
 
     @torch.no_grad()
     def fill(self, text: str, count: int = 5) -> list[list[Choice]]:
@@ -109,8 +183,8 @@ class TextReader(FileRunner):
 
     @property
     def kind(self) -> str:
-        """What `rows` tells of a text: `classes`, hidden `words`, or its `embedding`."""
-        found = {"classify": "classes", "fill": "words", "embed": "embedding"}
+        """What `rows` tells of a text: `classes`, labelled or hidden `words`, a `span`, or its `embedding`."""
+        found = {"classify": "classes", "label": "words", "find": "span", "fill": "words", "embed": "embedding"}
         return next(kind for ability, kind in found.items() if ability in self.abilities)
 
     def rows(
@@ -121,6 +195,15 @@ class TextReader(FileRunner):
             for text, classes in zip(texts, self.classify(texts, precision), strict=True):
                 best, listed = classes[0], [asdict(one) for one in classes]
                 yield {"source": text, "answer": f"{best.text}\t{best.probability:.4f}", "classes": listed}
+        elif "label" in self.abilities:
+            for text, labelled in zip(texts, self.label(texts), strict=True):
+                shown = " ".join(f"{one.word}/{one.label}" for one in labelled)
+                yield {"source": text, "answer": shown, "words": [asdict(one) for one in labelled]}
+        elif self.kind == "span":
+            for text in texts:
+                span = self.find(*parts_of(text))
+                shown = "" if span is None else f"{span.text}\t{span.begin}\t{span.end}\t{span.probability:.4f}"
+                yield {"source": text, "answer": shown, "span": None if span is None else asdict(span)}
         elif self.kind == "words":
             if (precision or self.precision) != "fp32":
                 raise RegardError(f"hidden words are filled in with fp32, not {precision or self.precision}")
@@ -132,9 +215,14 @@ class TextReader(FileRunner):
                 yield {"source": text, "embedding": vector}
 
     def answers(self, texts: Sequence[str]) -> list[str]:
-        """One line a text: the most probable class, the text with its hidden words filled in, or nothing."""
+        """One line a text: the most probable class, words and labels, a span, hidden words filled in, or nothing."""
         if "classify" in self.abilities:
             return [f"{one[0].text} ({one[0].probability:.2f})" for one in self.classify(texts)]
+        if "label" in self.abilities:
+            return [" ".join(f"{one.word}/{one.label}" for one in row) for row in self.label(texts)]
+        if "find" in self.abilities:
+            found = [self.find(*parts_of(text)) if "\t" in text else None for text in texts]
+            return ["" if one is None else f"{one.text} ({one.begin}-{one.end})" for one in found]
         mask = self.tokenizer.special.mask
         name = None if mask is None else self.tokenizer.inner.id_to_token(mask)
         if "fill" not in self.abilities or name is None:
@@ -147,8 +235,9 @@ class TextReader(FileRunner):
 
     def trace(self, texts: Sequence[str]) -> Trace:
         """A trace over texts."""
-        pieces: dict[Side, list[list[Piece]]] = {"source": [self.tokenizer.pieces(text) for text in texts]}
-        trace = Trace(self.model, self._sequences(texts), pieces=pieces)
+        read = [self.tokenizer.pieces(text, second) for text, second in map(self._pair, texts)]
+        pieces: dict[Side, list[list[Piece]]] = {"source": read}
+        trace = Trace(self.model, self._sequences(texts), segments=self._segments(texts), pieces=pieces)
         trace.texts = list(texts)
         trace.spell = trace.spell_source = self.tokenizer.spell
         return trace
@@ -168,7 +257,7 @@ class TextReader(FileRunner):
         """Token ids of a text; RegardError if it is empty or longer than the model's limit."""
         if not text.strip():
             raise RegardError("the text is empty: give at least one word")
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(*self._pair(text))
         if self.limit is not None and len(ids) > self.limit:
             shown = text[:30] + "..." if len(text) > 30 else text
             raise RegardError(f"{shown!r} has {len(ids)} tokens, more than the {self.limit} that {self.name} accepts")
@@ -176,6 +265,8 @@ class TextReader(FileRunner):
 
     def check_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The same for many texts, tokenised together."""
+        if any("\t" in text for text in texts):  # perhaps pairs
+            return [self.check(text) for text in texts]
         ids = self.tokenizer.encode_many(texts)
         for text, found in zip(texts, ids, strict=True):
             if not text.strip() or (self.limit is not None and len(found) > self.limit):
@@ -198,21 +289,46 @@ class TextReader(FileRunner):
     def _sequences(self, texts: Sequence[str]) -> Sequences:
         return Sequences.of_ids([self.check(text) for text in texts], self.model.device)
 
-    def _for(self, texts: int, precision: str) -> Any:
-        """The model that answers: a packed copy where it is asked for, or where so many texts are worth it."""
-        if precision not in ("fp32", "bf16"):
-            raise RegardError(f"precision is fp32 or bf16, not {precision!r}")
+    def _ready(self, texts: int, precision: str | None) -> Any:
+        """What gives hidden states: the model, or its weights packed, where it is asked for or so many texts pay for it."""
+        chosen = checked_precision(precision or self.precision)
         if not isinstance(self.model, Bert):
-            if precision != "fp32":
-                raise RegardError(f"precision {precision} is for BERT and its kin, not for {self.name}")
+            if chosen != "fp32":
+                raise RegardError(f"precision {chosen} is for BERT and its kin, not for {self.name}")
             return self.model
-        if precision == "fp32" and (texts < _WORTH_PACKING or self.model.device.type != "cpu"):
+        if chosen == "fp32" and (texts < _WORTH_PACKING or self.model.device.type != "cpu"):
             return self.model
         # Whoever changed a weight since gets a new copy.
-        state = (precision, *(parameter._version for parameter in self.model.parameters()))
+        state = (chosen, *(parameter._version for parameter in self.model.parameters()))
         if self._packed is None or self._packed[0] != state:
-            self._packed = (state, packed(self.model, "bf16" if precision == "bf16" else "fp32"))
+            # oneDNN's matrices are the fastest in fp32, the native ones in what is smaller (docs/log.md).
+            made = None if chosen == "fp32" else prepare_encoder(self.model, chosen)
+            if made is None and chosen == "int8":
+                raise RegardError("int8 needs the native kernels, which were not built here: choose bf16 or fp32")
+            self._packed = (state, made or packed(self.model, "fp32" if chosen == "fp32" else "bf16"))
         return self._packed[1]
+
+    def _pair(self, text: str) -> tuple[str, str | None]:
+        """The two texts of a pair, where the model judges pairs and a tab stands between them."""
+        judging = {"classify", "find"} & set(self.abilities) and not isinstance(self.model, Ulmfit)
+        return parts_of(text) if judging and "\t" in text.strip() else (text, None)
+
+    def _segments(self, texts: Sequence[str]) -> Tensor | None:
+        """Which of the two texts each token is of; None where no text is a pair, or the model knows no segments."""
+        pairs = [self._pair(text) for text in texts]
+        if (
+            not isinstance(self.model, Bert)
+            or self.model.config.type_vocab_size < 2
+            or not any(two for _, two in pairs)
+        ):
+            return None
+        numbers = [number for pair in pairs for number in self.tokenizer.encode_pair(*pair)[1]]
+        return torch.tensor(numbers, device=self.model.device)
+
+    def _hidden(self, texts: Sequence[str]) -> Sequences:
+        segments = self._segments(texts)
+        hidden: Sequences = self.model.hidden(self._sequences(texts), *(() if segments is None else (segments,)))
+        return hidden
 
     def _needs(self, ability: str) -> None:
         if ability not in self.abilities:

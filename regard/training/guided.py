@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.data.batches import Batch
-from regard.data.sources import Pair, read_lines
+from regard.data.sources import Pair
+from regard.data.tables import read_lines
 from regard.errors import RegardError
 from regard.modalities.text import Codec, Piece
 from regard.models.transformer import Transformer

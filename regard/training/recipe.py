@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from regard.errors import RegardError, unknown
 from regard.models.base import Model, first_problem
 from regard.models.catalog import MODELS
-from regard.training.loop_recipe import Cost, Part
+from regard.training.loop_recipe import Cost
 from regard.training.loop_recipe import Training as Training
+from regard.training.recipe_parts import Clean, Contrastive, Distillation, Part
 
 
 class Data(Part):
@@ -30,13 +31,16 @@ class Data(Part):
     text_field: str = "text"
     """For tasks on single texts (see regard.data.texts.read_texts)."""
     second_field: str = ""
-    """The second text, where the task is about pairs."""
+    """The second text, where the task is about pairs; the question, where it is about spans."""
     label_field: str = "label"
     max_tokens: int = Field(256, gt=1)
     """Pairs with a longer side are left out of training; running text is cut into pieces of this length."""
     description: str = ""
     """For the model card: what the data is, where it comes from."""
     licence: str = ""
+    cache: str = ""
+    """A folder where tokenised examples are kept, made once and memory-mapped; empty: in memory."""
+    clean: Clean = Clean()
 
     @model_validator(mode="after")
     def _named(self) -> Data:
@@ -48,9 +52,9 @@ class Data(Part):
 class TokenizerRecipe(Part):
     """How text is cut."""
 
-    kind: Literal["bpe", "symbols", "bytes", "wordpiece", "words"] = "bpe"
+    kind: Literal["bpe", "symbols", "bytes", "wordpiece", "words", "unigram"] = "bpe"
     """For pairs: `bpe`, byte-pair encoding, one vocabulary for both sides; `symbols`: letters, and targets by blanks.
-    For texts: `bytes` (byte-level BPE, as GPT-2), `wordpiece` (BERT) or `words` (AWD-LSTM)."""
+    For texts: `bytes` (byte-level BPE, as GPT-2), `wordpiece` (BERT) or `words` (AWD-LSTM). For both: `unigram`."""
     vocab_size: int = Field(8000, gt=300)
     renew: bool = False
     """For `words` with `start`: words are learnt from this recipe's texts; those that the earlier model knows keep
@@ -143,13 +147,24 @@ class Guided(Part):
     Neural Machine Translation", section 3.1); false: the one that is about to answer it."""
 
 
+TaskName = Literal[
+    "text-to-text",
+    "language-model",
+    "masked-words",
+    "classification",
+    "token-labels",
+    "spans",
+    "embeddings",
+]
+
+
 class Recipe(Part):
     """Everything that makes a model."""
 
     name: str
     """Name of the model; also of the run's folder unless --out says otherwise."""
     title: str = ""
-    task: Literal["text-to-text", "language-model", "masked-words", "classification"] = "text-to-text"
+    task: TaskName = "text-to-text"
     """What is learnt (see regard.training.tasks)."""
     start: str = ""
     """A model folder whose weights and tokenizer training starts from (fine-tuning); empty: from random weights."""
@@ -159,11 +174,14 @@ class Recipe(Part):
     training: Training = Training()
     cost: Cost = Cost()
     guided: Guided = Guided()
+    contrastive: Contrastive = Contrastive()
+    distillation: Distillation = Distillation()
     score: Score = Score()
 
     @model_validator(mode="after")
     def _tokenizer_suits(self) -> Recipe:
-        kinds = ("bpe", "symbols") if self.task == "text-to-text" else ("bytes", "wordpiece", "words")
+        pairs, texts = ("bpe", "symbols", "unigram"), ("bytes", "wordpiece", "words", "unigram")
+        kinds = pairs if self.task == "text-to-text" else texts
         if self.tokenizer.kind not in kinds:
             raise ValueError(f"{self.task} needs tokenizer.kind {' or '.join(kinds)}, not {self.tokenizer.kind}")
         return self
@@ -202,6 +220,9 @@ _MODELS_OF = {
     "language-model": ("gpt", "llama", "awd_lstm"),
     "masked-words": ("bert", "albert"),
     "classification": ("bert", "albert", "gpt", "ulmfit"),
+    "token-labels": ("bert", "albert"),
+    "spans": ("bert", "albert"),
+    "embeddings": ("bert", "albert"),
 }
 
 

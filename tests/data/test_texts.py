@@ -39,7 +39,7 @@ def test_every_format_reads_alike(tmp_path):
         ("x.jsonl", '{"text": "a"}\n', r"line 1: needs an object with 'text' and 'label'"),
         ("x.jsonl", "no\n", r"line 1: needs an object"),
         ("x.txt", "a\n", r"has no labels: give FILE\.tsv or FILE\.jsonl"),
-        ("x.csv", "a\n", r"cannot tell the format"),
+        ("x.doc", "a\n", r"cannot tell the format"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, match):

@@ -65,3 +65,16 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(RegardError, match="is damaged or not a tokenizer file"):
         Subwords.load(tmp_path)
+
+
+def test_unigram_tokenizers_are_trained():
+    from regard.modalities.subwords import train_subwords
+    from regard.modalities.text import train_unigram
+
+    texts = [f"the number {number} is written as {number * 7} here" for number in range(200)]
+    tokenizer = train_subwords("unigram", texts, 120)
+    assert tokenizer.decode(tokenizer.encode("the number 12 here")) == "the number 12 here"
+    assert (tokenizer.encode("the")[0], tokenizer.encode("the")[-1]) == (2, 3)
+    codec = train_unigram(texts, 120)
+    assert codec.target.decode(codec.source.encode("the number 12 here")) == "the number 12 here"
+    assert [piece.chunk for piece in codec.source.pieces("the number")][-2:] == [1, None]

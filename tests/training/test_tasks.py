@@ -283,7 +283,9 @@ def test_every_recipe_of_the_package_reads():
 
 
 def test_tokenizer_and_task_must_go_together():
-    with pytest.raises(RegardError, match="language-model needs tokenizer.kind bytes or wordpiece or words, not bpe"):
+    with pytest.raises(
+        RegardError, match="language-model needs tokenizer.kind bytes or wordpiece or words or unigram, not bpe"
+    ):
         parse_recipe('name = "x"\ntask = "language-model"\n[data]\nsource = "cmudict"\n', "x.toml", [])
     with pytest.raises(RegardError, match="classification needs model.type bert or albert or gpt or ulmfit, not llama"):
         parse_recipe(

@@ -6,7 +6,6 @@ begun, and builds the model; then the trainer asks it for batches, for the loss 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -78,6 +77,10 @@ def task_of(recipe: Recipe, begun: Path | None = None) -> Task:
     module, name = TASKS[recipe.task]
     kind: Any = getattr(import_module(f"regard.training.tasks.{module}"), name)
     task: Task = kind.prepare(recipe, begun)
+    if recipe.distillation.teacher:
+        from regard.training.tasks.distillation import DistillationTask
+
+        task = DistillationTask.of(recipe, task)
     return task
 
 
@@ -86,6 +89,9 @@ TASKS = {
     "language-model": ("language_model", "LanguageModelTask"),
     "masked-words": ("masked_words", "MaskedWordsTask"),
     "classification": ("classification", "ClassificationTask"),
+    "token-labels": ("token_labels", "TokenLabelsTask"),
+    "spans": ("spans", "SpansTask"),
+    "embeddings": ("embeddings", "EmbeddingsTask"),
 }
 """A recipe's task: the module here, and the class in it."""
 
@@ -115,7 +121,11 @@ def begin_from(model: Model, start: str) -> Model:
         return model
     folder = Path(start)
     folder = folder / "model" if (folder / "model").is_dir() else folder
-    given, own = load_model(folder).state_dict(), model.state_dict()
+    earlier = load_model(folder)
+    words, known = model.config.vocab_size, earlier.config.vocab_size
+    if words > known:
+        raise RegardError(f"the tokenizer has {words} tokens, more than the {known} of the model {start}")
+    given, own = earlier.state_dict(), model.state_dict()
     taken = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     body = [name for name in own if name.startswith(("encoder.", "decoder.", "embedding"))]
     missing = [name for name in body if name not in taken]
@@ -123,10 +133,3 @@ def begin_from(model: Model, start: str) -> Model:
         raise RegardError(f"{start} does not fit [model]: {missing[0]} is missing there or has another shape")
     model.load_state_dict({**own, **taken})
     return model
-
-
-def check_parts(parts: Mapping[str, Sequence[Any]]) -> None:
-    """RegardError where a part of the data is empty."""
-    for name, examples in parts.items():
-        if not examples:
-            raise RegardError(f"the {name} part of the data is empty")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +22,10 @@ from regard.models.gpt import GPT
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
 from regard.training.tasks import begin_from
-from regard.training.tasks.language_model import read_text_parts, subwords_of, vocabulary_of
+from regard.training.tasks.language_model import subwords_of, text_parts, vocabulary_of
+from regard.training.tasks.reading import PARTS, counts_of
+
+Row = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -37,19 +42,20 @@ class ClassificationTask:
 
     @classmethod
     def prepare(cls, recipe: Recipe, begun: Path | None) -> ClassificationTask:
-        parts = read_text_parts(recipe, recipe.data.label_field)
-        labels = tuple(sorted({text.label for text in parts["train"]}))
-        unseen = {text.label for texts in parts.values() for text in texts} - set(labels)
+        parts = text_parts(recipe, recipe.data.label_field)
+        labels = tuple(sorted({text.label for text in parts("train")}))
+        unseen = {text.label for name in PARTS[1:] for text in parts(name)} - set(labels)
         if unseen:
             raise RegardError(
                 f"the label {min(unseen)!r} stands in the validation or test data, but in none to learn from"
             )
         if len(labels) < 2:
             raise RegardError(f"classes need two labels or more; the training data has only {labels[0]!r}")
-        codec = subwords_of(recipe, parts["train"], begun)
-        made = {name: _tokenised(codec, texts, labels, recipe.data.max_tokens) for name, texts in parts.items()}
-        counts = {f"{name}_texts": len(texts) for name, texts in parts.items()}
-        return cls(recipe, codec, labels, made["train"], made["valid"], made["test"], counts)
+        codec = subwords_of(recipe, parts, begun)
+        rows = partial(_tokenised, codec, labels, recipe.data.max_tokens)
+        tables = [parts.table(name, rows, 3, codec.inner.to_str(), labels) for name in PARTS]
+        train, valid, test = (LabelledTexts(*table.columns) for table in tables)
+        return cls(recipe, codec, labels, train, valid, test, counts_of(*tables))
 
     def make_model(self) -> Model:
         kind = self.recipe.model.type
@@ -110,10 +116,14 @@ class ClassificationTask:
         return Result({"accuracy": accuracy, "f1": f1}, accuracy)
 
 
-def _tokenised(codec: Subwords, texts: list[Text], labels: tuple[str, ...], longest: int) -> LabelledTexts:
+def _tokenised(codec: Subwords, labels: tuple[str, ...], longest: int, texts: list[Text]) -> Iterator[Row]:
     """Texts longer than `longest` lose their middle's end: the first tokens and the last one are kept."""
     numbers = {label: number for number, label in enumerate(labels)}
-    pairs = [codec.encode_pair(text.text, text.second) for text in texts]
-    ids = [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row, _ in pairs]
-    segments = [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for _, row in pairs]
-    return LabelledTexts(ids, segments, [numbers[text.label] for text in texts])
+    encodings = codec.inner.encode_batch(
+        [text.text if text.second is None else (text.text, text.second) for text in texts]
+    )
+    for text, encoding in zip(texts, encodings, strict=True):
+        ids, segments = (
+            row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in (encoding.ids, encoding.type_ids)
+        )
+        yield ids, segments, [numbers[text.label]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +21,8 @@ from regard.models.ulmfit import AwdLstm, AwdLstmState, activation_regularisatio
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
-from regard.training.tasks import begin_from, check_parts, valid_loss
+from regard.training.tasks import begin_from, valid_loss
+from regard.training.tasks.reading import PARTS, Parts, counts_of
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,24 @@ class LanguageModelTask:
 
     @classmethod
     def prepare(cls, recipe: Recipe, begun: Path | None) -> LanguageModelTask:
-        parts = read_text_parts(recipe)
-        codec = subwords_of(recipe, parts["train"], begun)
-        ids = {name: codec.encode_many([text.text for text in texts]) for name, texts in parts.items()}
-        if recipe.model.fields.get("backward"):
-            ids = {name: [row[::-1] for row in rows] for name, rows in ids.items()}
-        streams = {name: recipe.training.carry_state and name == "train" for name in ids}
-        blocks = {name: Blocks(rows, recipe.data.max_tokens, streams[name]) for name, rows in ids.items()}
-        sizes = {
-            name: sum(len(text.text.encode()) for text in texts) / max(1, blocks[name].tokens)
-            for name, texts in parts.items()
+        parts = text_parts(recipe)
+        codec = subwords_of(recipe, parts, begun)
+        backward = bool(recipe.model.fields.get("backward"))
+
+        def rows(texts: list[Text]) -> Iterator[tuple[Sequence[int]]]:
+            for ids in codec.encode_many([text.text for text in texts]):
+                yield (ids[::-1] if backward else ids,)
+
+        tables = {name: parts.table(name, rows, 1, codec.inner.to_str(), backward) for name in PARTS}
+        streams = {name: recipe.training.carry_state and name == "train" for name in PARTS}
+        blocks = {
+            name: Blocks(table.columns[0], recipe.data.max_tokens, streams[name]) for name, table in tables.items()
         }
-        counts = {f"{name}_texts": len(texts) for name, texts in parts.items()}
-        return cls(recipe, codec, blocks["train"], blocks["valid"], blocks["test"], sizes, counts)
+        sizes = {
+            name: sum(len(text.text.encode()) for text in parts(name)) / max(1, blocks[name].tokens)
+            for name in PARTS[1:]
+        }
+        return cls(recipe, codec, blocks["train"], blocks["valid"], blocks["test"], sizes, counts_of(*tables.values()))
 
     def make_model(self) -> Model:
         fields = vocabulary_of(self.codec)
@@ -118,24 +126,24 @@ def _state_of(tensors: dict[str, Tensor]) -> AwdLstmState:
     return AwdLstmState(tuple(layers))
 
 
-def read_text_parts(recipe: Recipe, label: str = "") -> dict[str, list[Text]]:
+def text_parts(recipe: Recipe, label: str = "") -> Parts[Text]:
     """`train`, `valid` and `test` texts of a recipe."""
     data = recipe.data
-    parts = {
-        name: list(read_texts(getattr(data, name), data.text_field, data.second_field, label))
-        for name in ("train", "valid", "test")
-    }
-    check_parts(parts)
-    return parts
+
+    def read(part: str) -> Iterator[Text]:
+        return read_texts(getattr(data, part), data.text_field, data.second_field, label)
+
+    return Parts(recipe, read, lambda text: (text.text,) if text.second is None else (text.text, text.second))
 
 
-def subwords_of(recipe: Recipe, texts: list[Text], begun: Path | None) -> Subwords:
+def subwords_of(recipe: Recipe, parts: Parts[Any], begun: Path | None) -> Subwords:
     """The tokenizer of a run that was begun, of the model that this one starts from, or a new one."""
-    if begun or (recipe.start and not recipe.tokenizer.renew):
-        folder = begun or Path(recipe.start)
+    start = recipe.start or recipe.distillation.teacher
+    if begun or (start and not recipe.tokenizer.renew):
+        folder = begun or Path(start)
         return Subwords.load(folder / "model" if not begun and (folder / "model").is_dir() else folder)
-    both = (one for text in texts for one in (text.text, text.second) if one)
-    return train_subwords(recipe.tokenizer.kind, both, recipe.tokenizer.vocab_size)
+    texts = (side for example in parts("train") for side in parts.sides(example))
+    return train_subwords(recipe.tokenizer.kind, texts, recipe.tokenizer.vocab_size)
 
 
 def vocabulary_of(codec: Subwords) -> dict[str, int | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -11,13 +12,14 @@ from torch import Tensor
 from regard.data.batches import Batch, Examples
 from regard.data.sources import Pair, read_cmudict, read_pairs
 from regard.errors import RegardError
-from regard.modalities.text import Codec, symbol_codec, train_bpe
+from regard.modalities.text import Codec, symbol_codec, train_bpe, train_unigram
 from regard.models.base import Model
 from regard.training.guided import Guide, Noted
 from regard.training.objectives import smoothed_cross_entropy
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result, evaluate, search_of
-from regard.training.tasks import begin_from, check_parts
+from regard.training.tasks import begin_from
+from regard.training.tasks.reading import PARTS, Parts, counts_of
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,20 @@ class TextToTextTask:
     @classmethod
     def prepare(cls, recipe: Recipe, begun: Path | None) -> TextToTextTask:
         """Read the three parts, train the tokenizers (or take those of a run that was begun), and tokenise."""
-        parts = read_parts(recipe)
-        check_parts(parts)
-        codec = _codec(recipe, begun, parts["train"])
-        train = tokenise(codec, parts["train"], recipe.data.max_tokens)
+        parts = pair_parts(recipe)
+        codec = _codec(recipe, begun, parts)
+        longest = {"train": recipe.data.max_tokens, "valid": recipe.model.fields["max_position_embeddings"]}
+        tables = [
+            parts.table(part, partial(_tokenised, codec, length), 2, *_told(codec), length)
+            for part, length in longest.items()
+        ]
+        train, valid = (Examples(table.columns[0], table.columns[1], codec.target.bos) for table in tables)
         if not len(train):
             raise RegardError(f"no training pair is within data.max_tokens = {recipe.data.max_tokens}")
-        counts = {f"{name}_pairs": len(pairs) for name, pairs in parts.items()}
-        valid = tokenise(codec, parts["valid"], recipe.model.fields["max_position_embeddings"])
-        guide = Guide(recipe.guided, codec, parts["train"]) if recipe.guided.links else None
-        return cls(recipe, codec, train, valid, parts["valid"], parts["test"], counts, guide)
+        held_out = {part: list(parts(part)) for part in PARTS[1:]}
+        counts = counts_of(*tables) | {"test_pairs": len(held_out["test"])}
+        guide = Guide(recipe.guided, codec, list(parts("train"))) if recipe.guided.links else None
+        return cls(recipe, codec, train, valid, held_out["valid"], held_out["test"], counts, guide)
 
     def make_model(self) -> Model:
         target = self.codec.target
@@ -78,33 +84,46 @@ class TextToTextTask:
 
 def read_parts(recipe: Recipe) -> dict[str, list[Pair]]:
     """`train`, `valid` and `test` pairs."""
+    parts = pair_parts(recipe)
+    return {part: list(parts(part)) for part in PARTS}
+
+
+def pair_parts(recipe: Recipe) -> Parts[Pair]:
+    """The same, one pair at a time, training pairs cleaned."""
     data = recipe.data
-    if data.source == "cmudict":
-        return read_cmudict()
-    return {
-        part: [
-            pair
-            for pair in read_pairs(getattr(data, part), data.source_field, data.target_field)
-            if pair.source.strip() and pair.target.strip()
-        ]
-        for part in ("train", "valid", "test")
-    }
+    words = read_cmudict() if data.source == "cmudict" else {}
+
+    def read(part: str) -> Iterator[Pair]:
+        if words:
+            return iter(words[part])
+        pairs = read_pairs(getattr(data, part), data.source_field, data.target_field)
+        return (pair for pair in pairs if pair.source.strip() and pair.target.strip())
+
+    return Parts(recipe, read, lambda pair: (pair.source, pair.target), "pairs")
 
 
-def tokenise(codec: Codec, pairs: Iterable[Pair], longest: int) -> Examples:
+def _tokenised(codec: Codec, longest: int, pairs: list[Pair]) -> Iterator[tuple[list[int], list[int]]]:
     """Every (source, target) of the pairs whose sides have at most `longest` tokens."""
     flat = [(pair.source, target) for pair in pairs for target in pair.targets]
     sources = codec.source.encode_many([source for source, _ in flat])
     targets = codec.target.encode_many([target for _, target in flat])
-    kept = [both for both in zip(sources, targets, strict=True) if max(map(len, both)) <= longest]
-    return Examples([source for source, _ in kept], [target for _, target in kept], codec.target.bos)
+    return (both for both in zip(sources, targets, strict=True) if max(map(len, both)) <= longest)
 
 
-def _codec(recipe: Recipe, begun: Path | None, pairs: list[Pair]) -> Codec:
+def _told(codec: Codec) -> tuple[str, str]:
+    return codec.source.to_json(), codec.target.to_json()
+
+
+def _codec(recipe: Recipe, begun: Path | None, pairs: Parts[Pair]) -> Codec:
     """The tokenizers of a run that was begun, or of the model that training starts from; else new ones."""
-    if begun or recipe.start:
-        return Codec.load(begun or Path(recipe.start))
-    if recipe.tokenizer.kind == "symbols":
-        return symbol_codec((pair.source for pair in pairs), (target for pair in pairs for target in pair.targets))
-    texts = (text for pair in pairs for text in (pair.source, pair.target))
-    return train_bpe(texts, recipe.tokenizer.vocab_size)
+    if begun:
+        return Codec.load(begun)
+    if start := recipe.start or recipe.distillation.teacher:
+        folder = Path(start)
+        return Codec.load(folder / "model" if (folder / "model").is_dir() else folder)
+    kind = recipe.tokenizer.kind
+    if kind == "symbols":
+        targets = (target for pair in pairs("train") for target in pair.targets)
+        return symbol_codec((pair.source for pair in pairs("train")), targets)
+    texts = (text for pair in pairs("train") for text in (pair.source, pair.target))
+    return (train_unigram if kind == "unigram" else train_bpe)(texts, recipe.tokenizer.vocab_size)
