@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import RegardError
-from regard.generation.search import Generator, Search, _log_softmax
+from regard.generation.search import Generator, Search
 from regard.sequences import Sequences
 
 _COLDEST = 1e-4
@@ -54,11 +54,21 @@ def stream(
     for length in range(1, how.longest(source.lengths[0]) + 1):
         logits, state = model.step(tokens, state)
         given = length <= len(begin)
-        token = begin[length - 1] if given else _chosen(_log_softmax(logits, how, length)[0], draw, noise)
+        token = begin[length - 1] if given else _next(logits[0], how, length, draw, noise)
         if token == how.eos:
             return
         yield token
         tokens = torch.tensor([token], device=logits.device)
+
+
+def _next(logits: Float[Tensor, "vocabulary"], how: Search, length: int, draw: Draw, noise: torch.Generator) -> int:
+    """The first token where it is given, else one of those that are allowed."""
+    if length == 1 and how.first is not None:
+        return how.first
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    if how.forbidden:
+        log_probabilities[list(how.forbidden)] = -torch.inf
+    return _chosen(log_probabilities, draw, noise)
 
 
 def _chosen(log_probabilities: Float[Tensor, "vocabulary"], draw: Draw, noise: torch.Generator) -> int:
