@@ -52,8 +52,7 @@ def compile_kernels(folder: Path, target: Path) -> bool:
             subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         told = getattr(error, "stderr", "") or str(error)
-        sys.stderr.write(f"regard: the native kernels were not compiled, the package works without them: {told}
-")
+        sys.stderr.write(f"regard: the native kernels were not compiled, the package works without them: {told}\n")
         target.unlink(missing_ok=True)
         return False
     finally:

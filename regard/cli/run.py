@@ -68,22 +68,21 @@ def run(
     bulk = input_file and output_file and (input_file.is_file() or not input_file.exists())
     if (field or restart) and not bulk:
         raise RegardError(f"{'--field' if field else '--restart'} needs a file to read, --input, and one for --output")
-    loaded = load(model, precision)
+    loaded: Any = load(model, precision)
     options, heads = prepared(search)
     if search and not isinstance(loaded, TextToText | LanguageModel):
         raise RegardError(f"{model} cannot generate: leave --{next(iter(search)).replace('_', '-')} out")
     if alignment and not (isinstance(loaded, TextToText) and loaded.aligns):
         raise RegardError(f"--alignment needs a translator with attention; {model} is none")
-    if heads:
-        options["heads"] = heads
-    if isinstance(loaded, TextToText):
-        options |= {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None}
-    elif isinstance(loaded, LanguageModel):
-        options |= {"tokens": tokens, "beams": beams}
-    elif isinstance(loaded, SpeechToText):
-        options |= {"beams": beams}
-        if bulk or precision != "fp32":
-            raise RegardError(f"{model} hears recordings, given as arguments, in fp32")
+    if isinstance(loaded, SpeechToText) and (bulk or precision != "fp32"):
+        raise RegardError(f"{model} hears recordings, given as arguments, in fp32")
+    options |= {"heads": heads} if heads else {}
+    own: dict[type, dict[str, Any]] = {
+        TextToText: {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None},
+        LanguageModel: {"tokens": tokens, "beams": beams},
+        SpeechToText: {"beams": beams},
+    }
+    options |= own.get(type(loaded), {})
     if input_file and output_file and bulk:
         from regard.cli.file_progress import Shown
 

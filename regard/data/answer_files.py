@@ -102,9 +102,8 @@ class TextTable:
         return b""
 
     def block(self, window: Window, answers: Sequence[Answer]) -> bytes:
-        lines = [
-            (line_of(answer) if "words" not in answer else answer["answer"]) if answer else "" for answer in answers
-        ]
+        # Labelled words stand in one line here, so that lines stay beside those of the source.
+        lines = [str(one["answer"]) if one and "words" in one else line_of(one) if one else "" for one in answers]
         return "".join(line + "\n" for line in lines).encode("utf-8")
 
     def finish(self, written: Path, path: Path) -> None:

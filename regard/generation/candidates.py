@@ -90,12 +90,12 @@ def best_of(
     if length <= len(how.given):
         return certain(sums, how.given[length - 1])
     rows, beams = sums.shape
-    of_all = not isinstance(logits, Top)
+    named = logits.tokens if isinstance(logits, Top) else None
     found = logits.log_probabilities if isinstance(logits, Top) else log_probabilities(logits, how, length, texts)
     totals = (sums[:, :, None] + found.view(rows, beams, -1)).flatten(1)
     top, places = totals.topk(min(2 * beams, totals.shape[1]), dim=-1)
     each = totals.shape[1] // beams
-    tokens = places % each if of_all else logits.tokens.view(rows, -1).gather(1, places)
+    tokens = places % each if named is None else named.view(rows, -1).gather(1, places)
     return Candidates(top, places // each, tokens, top)
 
 

@@ -338,7 +338,7 @@ def _longest(model: Model) -> int:
 
 
 def _places(model: Model, longest: int) -> tuple[float, Tensor | None, int]:
-    """By what the embedding of a token is multiplied, the vectors of positions, and how many rows they have before 0."""
+    """What embeddings are multiplied by, the vectors of positions, and how many of these stand before position 0."""
     factor = math.sqrt(model.config.d_model) if getattr(model.config, "scale_embedding", False) else 1.0
     part = getattr(model, "target_positions", getattr(model, "positions", None))
     if part is None:

@@ -208,9 +208,9 @@ class Program:
         return matrix.address
 
     def _pointer(self, tensor: Tensor) -> int:
-        tensor = tensor.detach().float().contiguous()
-        self._kept.insert(0, tensor)
-        return tensor.data_ptr()
+        kept = tensor.detach().float().contiguous()
+        self._kept.insert(0, kept)
+        return kept.data_ptr()
 
     def _add(self, code: int, **fields: Any) -> None:
         self.operations.append(OperationStruct(code, **fields))
@@ -251,8 +251,8 @@ def write_memories(program: Program, layers: nn.ModuleList) -> None:
     for number, layer in enumerate(layers):
         assert isinstance(layer, DecoderLayer)
         part = layer.cross_attention
-        bias = part.projection.bias
-        bias = None if bias is None else bias[part.query_width :]
+        whole = part.projection.bias
+        bias = None if whole is None else whole[part.query_width :]
         weight, stride = part.projection.weight[part.query_width :], _stride(2 * part.key_width)
         program.linear("x", memory_name(number), weight, bias, stride=stride)
 

@@ -74,7 +74,7 @@ def run(
     memories: Mapping[str, Tensor] | None = None,
     **call: int,
 ) -> None:
-    """Run a program over rows at these positions of their texts. `call`: fields of `CallStruct`, addresses and sizes."""
+    """Run a program over rows at these positions of their texts. `call`: fields of `CallStruct`."""
     native, rows = library(), len(positions)
     assert native is not None
     room.grow(code, rows)

@@ -56,7 +56,7 @@ class LanguageModel(Prepared, FileRunner):
         """All continuations found, the best first; `tokens` of each are those that are new.
 
         `options`: those of `regard.generation.settings.Search` by name, with `prefix`, `must` and `must_not` as text;
-        `draft`, a smaller model or "source"; `numbers`, those of the texts (0, 1, ... by default), on which samples depend.
+        `draft`, a smaller model or "source"; `numbers` of the texts (by default from 0), on which samples depend.
         """
         how = self.search(tokens, beams, **options)
         drafts = drafting(draft, self)

@@ -190,29 +190,32 @@ class TextReader(FileRunner):
     def rows(
         self, texts: Sequence[str], numbers: Sequence[int] | None = None, precision: str | None = None
     ) -> Iterator[dict[str, Any]]:
-        """For each text what `regard run --jsonl` prints: classes, hidden words or a vector, whichever it is for."""
+        """For each text what `regard run --jsonl` prints, one kind of answer (`kind`) beside its source."""
+        chosen = precision or self.precision
+        if self.kind in ("words", "span") and chosen != "fp32":
+            raise RegardError(f"{self.name} answers word by word, which is done in fp32, not in {chosen}")
         if self.kind == "classes":
             for text, classes in zip(texts, self.classify(texts, precision), strict=True):
                 best, listed = classes[0], [asdict(one) for one in classes]
                 yield {"source": text, "answer": f"{best.text}\t{best.probability:.4f}", "classes": listed}
-        elif "label" in self.abilities:
-            for text, labelled in zip(texts, self.label(texts), strict=True):
-                shown = " ".join(f"{one.word}/{one.label}" for one in labelled)
-                yield {"source": text, "answer": shown, "words": [asdict(one) for one in labelled]}
-        elif self.kind == "span":
-            for text in texts:
-                span = self.find(*parts_of(text))
-                shown = "" if span is None else f"{span.text}\t{span.begin}\t{span.end}\t{span.probability:.4f}"
-                yield {"source": text, "answer": shown, "span": None if span is None else asdict(span)}
-        elif self.kind == "words":
-            if (precision or self.precision) != "fp32":
-                raise RegardError(f"hidden words are filled in with fp32, not {precision or self.precision}")
-            for text in texts:
-                words = [[asdict(one) for one in choices] for choices in self.fill(text)]
-                yield {"source": text, "answer": self.answers([text])[0], "words": words}
-        else:
+        elif self.kind == "embedding":
             for text, vector in zip(texts, self.embed(texts, precision=precision).tolist(), strict=True):
                 yield {"source": text, "embedding": vector}
+        else:
+            yield from (self._word_row(text) for text in texts)
+
+    def _word_row(self, text: str) -> dict[str, Any]:
+        """Labelled words, a span, or hidden words."""
+        if "label" in self.abilities:
+            [labelled] = self.label([text])
+            shown = " ".join(f"{one.word}/{one.label}" for one in labelled)
+            return {"source": text, "answer": shown, "words": [asdict(one) for one in labelled]}
+        if self.kind == "span":
+            span = self.find(*parts_of(text))
+            shown = "" if span is None else f"{span.text}\t{span.begin}\t{span.end}\t{span.probability:.4f}"
+            return {"source": text, "answer": shown, "span": None if span is None else asdict(span)}
+        words = [[asdict(one) for one in choices] for choices in self.fill(text)]
+        return {"source": text, "answer": self.answers([text])[0], "words": words}
 
     def answers(self, texts: Sequence[str]) -> list[str]:
         """One line a text: the most probable class, words and labels, a span, hidden words filled in, or nothing."""
@@ -290,7 +293,7 @@ class TextReader(FileRunner):
         return Sequences.of_ids([self.check(text) for text in texts], self.model.device)
 
     def _ready(self, texts: int, precision: str | None) -> Any:
-        """What gives hidden states: the model, or its weights packed, where it is asked for or so many texts pay for it."""
+        """What gives hidden states: the model; or packed weights, if one asks for them or many texts pay for it."""
         chosen = checked_precision(precision or self.precision)
         if not isinstance(self.model, Bert):
             if chosen != "fp32":

@@ -47,7 +47,7 @@ class TextToText(Prepared, FileRunner):
         """All answers found to each text, the best first, with their scores.
 
         `options`: those of `regard.generation.settings.Search` by name, with `prefix`, `must` and `must_not` as text;
-        `draft`, a smaller model or "source"; `numbers`, those of the texts (0, 1, ... by default), on which samples depend.
+        `draft`, a smaller model or "source"; `numbers` of the texts (by default from 0), on which samples depend.
         """
         found: list[list[Hypothesis]] = [[] for _ in texts]
         for number, answers in self.stream(texts, beams, length_penalty, **options):

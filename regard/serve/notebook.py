@@ -48,7 +48,7 @@ def explore(model: Any = DEFAULT, *texts: str) -> Any:
 
     Raises RegardError for a model that is not there and for texts that it cannot read.
     """
-    pipeline = load(model) if isinstance(model, str) else model
+    pipeline: Any = load(model) if isinstance(model, str) else model
     shelf = Shelf((str(pipeline.name),), lambda _: pipeline)
     (name,) = shelf.volumes
     shelf.open(name)
