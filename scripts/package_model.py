@@ -45,13 +45,15 @@ def main() -> None:
         model.save(Path(rounded), options.storage)
         model = Transformer.load(Path(rounded))
     parts = read_parts(recipe)
-    result, _ = evaluate(model, codec, parts["test"], recipe.score.metric, search_of(model.config, recipe.score))
-    print(result)
+    how = search_of(model.config, recipe.score)
+    result, _ = evaluate(model, codec, parts["test"], recipe.score.metric, how)
+    rounded = {"int8": evaluate(model, codec, parts["test"], recipe.score.metric, how, "int8")[0]}
+    print(result, rounded)
     counts = {f"{name}_pairs": len(pairs) for name, pairs in parts.items()}
     spent = (facts["epochs"], facts["seconds"], facts["cpu_seconds"])
     before = what_it_took(options.began) if options.began else ""
     history, name = read_validations(options.run), options.name or recipe.name
-    told = Facts(recipe, result, "test", facts["step"], *spent, counts, history, before, name)
+    told = Facts(recipe, result, "test", facts["step"], *spent, counts, history, before, name, rounded)
     write_model(options.out / name, model, codec, told, options.storage)
 
 

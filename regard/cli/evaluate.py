@@ -20,6 +20,7 @@ def evaluate(
     ] = None,
     beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept; 1 is greedy.")] = 4,
     length_penalty: Annotated[float, typer.Option(help="alpha of the paper; 0: none.")] = 0.6,
+    precision: Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8, the fastest.")] = "fp32",
     limit: Annotated[Optional[int], typer.Option(min=1, help="Use only the first so many examples.")] = None,  # noqa: UP045
     output_file: Annotated[
         Optional[Path], typer.Option("--output", help="Write source, answer and reference, tab-separated.")  # noqa: UP045
@@ -37,7 +38,7 @@ def evaluate(
     from regard.pipelines import load_text_to_text
     from regard.training.scoring import METRICS, score_answers
 
-    loaded = load_text_to_text(model)
+    loaded = load_text_to_text(model, precision)
     metric = metric or ("wer" if data == "cmudict" else "bleu")
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)

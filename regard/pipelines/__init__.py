@@ -77,9 +77,9 @@ def _load(name_or_folder: str) -> Pipeline:
     return _pipeline(name_or_folder, model, tokenizer)
 
 
-def load_text_to_text(name_or_folder: str = DEFAULT) -> TextToText:
+def load_text_to_text(name_or_folder: str = DEFAULT, precision: str = "fp32") -> TextToText:
     """The same where only a translator will do."""
-    loaded = load(name_or_folder)
+    loaded = load(name_or_folder, precision)
     if not isinstance(loaded, TextToText):
         kind = loaded.model.config.model_type
         raise RegardError(f"{name_or_folder} ({kind}) does not turn text into text: give a translator")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from regard.files import written_aside
@@ -36,6 +36,8 @@ class Facts:
     """What the run that this one started from took; where nothing is told, only its name is."""
     name: str = ""
     """What the model is called in the package, if not as its recipe."""
+    rounded: dict[str, Result] = field(default_factory=dict)
+    """Scores with weights in other precisions, int8 for example, while answering."""
     measured: Measured | None = None
     """The last measurement of speed and cost."""
 
@@ -52,7 +54,12 @@ def write_model(folder: Path, model: Model, codec: Codec, facts: Facts, storage:
 def model_card(model: Model, facts: Facts, storage: Storage) -> str:
     """The model card, in Markdown."""
     recipe = facts.recipe
-    scores = "\n".join(f"| {score_name(name)} | {value:.2f} |" for name, value in facts.result.scores.items())
+    columns = [facts.result, *facts.rounded.values()]
+    scores = "\n".join(
+        f"| {score_name(name)} | {' | '.join(f'{one.scores[name]:.2f}' for one in columns)} |"
+        for name in columns[0].scores
+    )
+    titles = " | ".join(["weights in fp32", *(f"in {name}" for name in facts.rounded)]) if facts.rounded else ""
     how = f"beam {recipe.score.beams}, length penalty {recipe.score.length_penalty}"
     how = "greedy" if facts.part == "validation" or recipe.score.beams == 1 else how
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in facts.counts.items())
@@ -73,8 +80,8 @@ def model_card(model: Model, facts: Facts, storage: Storage) -> str:
 
 On the {facts.part} part of the data{f", {how}" if searched else ""}.
 
-| score | |
-| --- | ---: |
+| score | {titles} |
+| --- |{" ---: |" * len(columns)}
 {scores}
 
 {notes}

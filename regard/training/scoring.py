@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import Any
 
 from regard.data.sources import Pair
 from regard.generation.answers import answer
+from regard.generation.engine import prepare
+from regard.generation.matrices import Precision
 from regard.generation.search import Search
 from regard.modalities.text import Codec
-from regard.models.base import Config
+from regard.models.base import Config, Model
 from regard.training.recipe import Score
 
 
@@ -36,14 +37,14 @@ def score_answers(metric: str, answers: Sequence[str], pairs: Sequence[Pair]) ->
 
 
 def evaluate(
-    model: torch.nn.Module, codec: Codec, pairs: Sequence[Pair], metric: str, how: Search
+    model: Model, codec: Codec, pairs: Sequence[Pair], metric: str, how: Search, precision: Precision = "fp32"
 ) -> tuple[Result, list[str]]:
-    """Answer all sources and score the best answers."""
+    """Answer all sources and score the best answers; `precision`: of the weights while answering."""
     training = model.training
     model.eval()
     answers = [""] * len(pairs)
-    device, sources = next(model.parameters()).device, [pair.source for pair in pairs]
-    for number, found in answer(model, codec, sources, how, device=device):  # type: ignore[arg-type]
+    ready: Any = prepare(model, precision)
+    for number, found in answer(ready, codec, [pair.source for pair in pairs], how, device=model.device):
         answers[number] = codec.target.decode(found[0].tokens)
     model.train(training)
     return score_answers(metric, answers, pairs), answers
