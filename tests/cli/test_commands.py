@@ -158,4 +158,4 @@ def test_options_for_files_need_files(regard, folder):
     ended = regard("run", folder, "Python", "--restart")
     assert ended.code == 2
     assert "--restart needs a file to read" in ended.err
-    assert "--precision is for encoders" in regard("run", folder, "Python", "--precision", "bf16").err
+    assert "precision is one of fp32, bf16, int8" in regard("run", folder, "Python", "--precision", "fp8").err

@@ -55,6 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begin(place: Path, run: str, *arguments: str, start: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     start = start or (sys.executable,)
     command = [*start, "-m", "regard", "train", "tiny.toml", "--threads", "1", "--out", run, *arguments]
+    command += ["--set", "cost.energy=false"]  # what counts energy is a process of its own, among the workers
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

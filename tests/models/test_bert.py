@@ -111,9 +111,11 @@ def same_gradients(model: Bert, theirs: torch.nn.Module, ours_loss: torch.Tensor
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and parameter.grad.any():
             assert (parameter.grad - expected[name]).abs().max() < 1e-5, name
-    # Nothing of theirs that learned is missing here (a padding row never learns there).
-    assert {name for name, value in expected.items() if value.any()} == {
-        name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()
+    # Nothing of theirs that learned is missing here (a padding row never learns there). What a softmax does not see, as
+    # the bias of spans, learns nothing: what stands there is rounding, in one of the two or in both.
+    least = 1e-6
+    assert {name for name, value in expected.items() if value.abs().max() > least} == {
+        name for name, value in model.named_parameters() if value.grad is not None and value.grad.abs().max() > least
     }
 
 

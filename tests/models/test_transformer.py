@@ -378,7 +378,7 @@ def test_it_learns(task):
     def rows(count: int) -> list[list[int]]:
         return [torch.randint(3, 13, (int(torch.randint(2, 7, ())),)).tolist() for _ in range(count)]
 
-    for step in range(400):
+    for step in range(1500):  # how soon depends on the processor's rounding
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1, step / 50)
         sources = rows(48)
@@ -387,6 +387,8 @@ def test_it_learns(task):
         target = Sequences.of_ids([[1, *row] for row in targets])
         answers = Sequences.of_ids([[*row, 2] for row in targets]).values
         loss, _ = smoothed_cross_entropy(model(source, target), answers, 0.0)
+        if loss < 0.03:
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -263,7 +263,7 @@ def test_what_cannot_be_is_told(models, source, content, output, field, message,
 
 def test_options_that_no_line_can_be_answered_with_stop_the_run(models, tmp_path):
     (tmp_path / "in.txt").write_text("Python\nvite\n")
-    with pytest.raises(RegardError, match="beams must be 1"):
+    with pytest.raises(RegardError, match="beams must be a whole number of 1 or more"):
         models["translator"].run_file(tmp_path / "in.txt", tmp_path / "out.txt", beams=0)
 
 
@@ -273,10 +273,10 @@ def test_an_answer_that_fails_alone_is_found_by_halves(models, tmp_path, monkeyp
     (tmp_path / "in.txt").write_text("\n".join(texts))
     hypotheses = model.hypotheses
 
-    def fussy(chosen, *options):
+    def fussy(chosen, **options):
         if "vite vite" in chosen:
             raise RegardError("logits are not finite")
-        return hypotheses(chosen, *options)
+        return hypotheses(chosen, **options)
 
     expected = model.translate(texts)
     monkeypatch.setattr(model, "hypotheses", fussy)

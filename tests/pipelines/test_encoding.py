@@ -63,5 +63,5 @@ def test_a_changed_weight_is_seen(reader):
 def test_bfloat16_on_request_and_nothing_else(reader):
     fast, exact = reader.embed(TEXTS, precision="bf16"), reader.embed(TEXTS)
     assert 0 < (fast - exact).abs().max() < 0.02
-    with pytest.raises(RegardError, match="precision is fp32 or bf16, not 'fp8'"):
+    with pytest.raises(RegardError, match="precision is one of fp32, bf16, int8, not 'fp8'"):
         reader.embed(TEXTS, precision="fp8")
