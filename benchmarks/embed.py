@@ -110,7 +110,7 @@ def ctranslate2(folder: Path, precision: str, threads: int, workers: int) -> Cal
     import ctranslate2
     import numpy
 
-    kind = {"fp32": "float32", "bf16": "bfloat16"}[precision]
+    kind = {"fp32": "float32", "int8": "int8"}[precision]
     encoder = ctranslate2.Encoder(str(folder / "ctranslate2"), compute_type=kind, inter_threads=workers,
                                   intra_threads=threads // workers)  # fmt: skip
 
@@ -153,9 +153,9 @@ def sorted_in_batches(run: Callable, workers: int) -> Callable:
 
 
 CONTENDERS: dict[str, tuple[Callable, tuple[str, ...]]] = {
-    "regard": (ours, ("fp32", "bf16")),
+    "regard": (ours, ("fp32", "bf16", "int8")),
     "ONNX Runtime": (onnx_runtime, ("fp32",)),
-    "CTranslate2": (ctranslate2, ("fp32", "bf16")),
+    "CTranslate2": (ctranslate2, ("fp32", "int8")),
     "sentence-transformers": (sentence_transformers, ("fp32", "bf16")),
 }
 
@@ -212,7 +212,7 @@ def matrix_rate(pipe: Connection, precision: str, threads: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    kind = torch.float32 if precision == "fp32" else torch.bfloat16
     left, right = torch.randn(4096, 1536).to(kind), torch.randn(1536, 1536).to(kind)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         rates = []
@@ -297,7 +297,8 @@ def table(options: argparse.Namespace, precision: str, seconds: dict, vectors: d
         share = operations / rate / median
         lines.append(f"| {name} | {len(lengths) / median:,.0f} | {told} | {share:.0%} | {max(apart, 0):.1e} |")
     limit = f"Limit: {operations / 1e9:,.0f} GFLOP on real tokens at {rate / 1e9:,.0f} GFLOP/s"
-    lines += ["", f"{limit}, measured with {options.threads} products of 4096 x 1536 x 1536 side by side."]
+    kind = "fp32" if precision == "fp32" else "bf16"
+    lines += ["", f"{limit}, measured with {options.threads} products of 4096 x 1536 x 1536 in {kind} side by side."]
     return lines
 
 
@@ -305,7 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=Path, help="one text a line, or the first column; may be .xz")
     parser.add_argument("--count", type=int, default=4096)
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16", "int8"], default=["fp32", "bf16", "int8"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--arrangements", action="store_true", help="peers with one worker too")
@@ -323,6 +324,7 @@ def keep(lines: list[str], options: argparse.Namespace) -> None:
     """Put this run's lines into RESULTS.md, in place of the last ones of their kind."""
     kind = "embeddings, own texts" if options.texts else "embeddings"
     command = "python benchmarks/embed.py --markdown" + (" --texts FILE" if options.texts else "")
+    command += f" --count {options.count} --rounds {options.rounds}"
     text = RESULTS.read_text(encoding="utf-8")
     machine = f"`{command}`, {options.threads} threads, {platform.machine()}, Python {platform.python_version()}"
     block = f"<!-- {kind} -->\n## Embeddings of many texts\n\n{machine}\n\n" + "\n".join(lines)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -198,7 +199,9 @@ def main() -> None:
     lines += ["", limit + f"measured here: {rate / weights:.0f} tokens a second. (They may lie in the cache.)"]
     print("\n" + "\n".join(lines))
     if options.markdown:
-        keep("generate", "Text from a language model", "python benchmarks/generate.py --markdown", lines)
+        keep(
+            "generate", "Text from a language model", " ".join(["python benchmarks/generate.py", *sys.argv[1:]]), lines
+        )
     for one in contenders:
         one.end()
 

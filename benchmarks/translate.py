@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,7 @@ def main() -> None:
         lines = compare(options, Path(folder), rate)
     print("\n" + "\n".join(lines))
     if options.markdown:
-        keep("translate", "Translation", "python benchmarks/translate.py --markdown", lines)
+        keep("translate", "Translation", " ".join(["python benchmarks/translate.py", *sys.argv[1:]]), lines)
 
 
 def compare(options: argparse.Namespace, folder: Path, rate: float) -> list[str]:
