@@ -106,6 +106,8 @@ def test_what_is_not_known_is_told():
     ]:
         with pytest.raises(RegardError, match=message):
             ask(trace, names, options)
+    with pytest.raises(RegardError, match="no attention to align by: it is between source and answer"):
+        ask(traced("bert"), ["alignment"], Options())
     with pytest.raises(RegardError, match="two or more that share a word"):
         ask(traced("bert", (4,)), ["context"], Options())
     with pytest.raises(RegardError, match="flow from all 25 tokens takes long"):
