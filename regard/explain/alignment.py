@@ -112,7 +112,7 @@ def align(
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
     if trace.target is None:
-        raise RegardError("no attention to align by: it is between source and answer, as translators and Whisper have both")
+        raise RegardError("no attention to align by: it is between source and answer, as in translators and Whisper")
     places = [place for place in trace.layers if place.startswith("decoder.")]
     layer = max(0, len(places) - 2) if layer is None else layer
     check_range("layer", layer, len(places))
