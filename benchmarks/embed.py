@@ -19,7 +19,6 @@ import argparse
 import lzma
 import multiprocessing
 import os
-import platform
 import random
 import re
 import statistics
@@ -32,7 +31,8 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
+from side_by_side import RESULTS, keep
+
 LAYERS, WIDTH, INNER, HEADS = 6, 384, 1536, 12
 BATCH = 64  # texts of a peer's batch, sorted by length
 
@@ -317,21 +317,15 @@ def main() -> None:
         lines = compare(options, Path(folder))
     print("\n".join(lines))
     if options.markdown:
-        keep(lines, options)
+        told(lines, options)
 
 
-def keep(lines: list[str], options: argparse.Namespace) -> None:
-    """Put this run's lines into RESULTS.md, in place of the last ones of their kind."""
+def told(lines: list[str], options: argparse.Namespace) -> None:
+    """Put this run's lines into RESULTS.md."""
     kind = "embeddings, own texts" if options.texts else "embeddings"
     command = "python benchmarks/embed.py --markdown" + (" --texts FILE" if options.texts else "")
     command += f" --count {options.count} --rounds {options.rounds}"
-    text = RESULTS.read_text(encoding="utf-8")
-    machine = f"`{command}`, {options.threads} threads, {platform.machine()}, Python {platform.python_version()}"
-    block = f"<!-- {kind} -->\n## Embeddings of many texts\n\n{machine}\n\n" + "\n".join(lines)
-    block += f"\n<!-- end of {kind} -->"
-    pattern = re.compile(rf"<!-- {kind} -->.*?<!-- end of {kind} -->", re.DOTALL)
-    text = pattern.sub(lambda _: block, text) if pattern.search(text) else f"{text.rstrip()}\n\n{block}\n"
-    RESULTS.write_text(text, encoding="utf-8")
+    keep(kind, "Embeddings of many texts", command, lines)
 
 
 if __name__ == "__main__":

@@ -75,13 +75,13 @@ class Engine:
         program = Program(precision, positions)
         program.embed(model.embedding.weight, *_places(model, positions))
         program.norm(getattr(model, "target_embedding_norm", nn.Identity()), "x", "x")
-        self._filling = write_decoder(program, decoder.layers, getattr(decoder, "positions", None))
+        filling = write_decoder(program, decoder.layers, getattr(decoder, "positions", None))
         program.norm(decoder.norm, "x", "x")
         program.top(*_head(model))
         self.vocabulary = model.config.vocab_size
-        last = program.logits()
         self.best_code = Code(program)
-        self.fill_code = Code(program, program.sealed(self._filling))
+        self.fill_code = Code(program, program.sealed(filling))
+        last = program.logits()  # from here on the program has a buffer for them, which the others do without
         self.step_code = Code(program, (OperationStruct * len(program.operations))(*program.operations[:-1], last))
         self._rooms: list[Room] = []
 
@@ -103,27 +103,16 @@ class Engine:
         self, tokens: Int[Tensor, "rows"], state: EngineState
     ) -> tuple[Float[Tensor, "rows vocabulary"], EngineState]:
         """Logits after one more token in each row; the state grows by that position."""
-        self._run(self.step_code, tokens, state)
-        logits = state.room.buffers["logits"]
-        return logits[: len(tokens) * self.vocabulary].view(len(tokens), self.vocabulary).clone(), state
+        logits, state = self.extend(tokens[:, None], state)
+        return logits[:, 0], state
 
     def extend(
         self, tokens: Int[Tensor, "rows count"], state: EngineState
     ) -> tuple[Float[Tensor, "rows count vocabulary"], EngineState]:
         """Logits after each of several more tokens a row, read at once; `state.cut` takes back those not wanted."""
-        rows, count = tokens.shape
-        if state.table is not None:
-            raise RegardError("beams read one token at a time")
-        state.make_room(int(state.positions.max(initial=0)) + count)
-        places = (state.positions[:, None] + np.arange(count, dtype=np.int32)).astype(np.int32).flatten()
-        slots, families = np.repeat(state.slots, count), np.repeat(state.families, count)
-        call = {"families": families.ctypes.data}
-        if state.sources is not None:
-            call["sources"] = state.sources.ctypes.data
-        self._call(self.step_code, state, tokens.flatten(), places, slots, **call)
-        state.positions = state.positions + np.int32(count)
-        logits = state.room.buffers["logits"][: rows * count * self.vocabulary]
-        return logits.view(rows, count, self.vocabulary).clone(), state
+        self._run(self.step_code, tokens, state)
+        logits = state.room.buffers["logits"][: tokens.numel() * self.vocabulary]
+        return logits.view(*tokens.shape, self.vocabulary).clone(), state
 
     @property
     def config(self) -> Any:
@@ -143,7 +132,7 @@ class Engine:
         pointers = {"top_values": values, "top_tokens": found, "normalisers": normalisers}
         call = {name: tensor.data_ptr() for name, tensor in pointers.items()}
         call |= {"top": count, "forbidden": banned.ctypes.data, "forbidden_count": len(banned)}
-        self._run(self.best_code, tokens, state, **call)
+        self._run(self.best_code, tokens[:, None], state, **call)
         return values - normalisers[:, None], found, state
 
     def with_threads(self, threads: int) -> Engine:
@@ -154,17 +143,22 @@ class Engine:
 
     # --- running ---
 
-    def _run(self, code: Code, tokens: Tensor, state: EngineState, **call: int) -> None:
-        """One step of every row."""
-        state.make_room(int(state.positions.max(initial=0)) + 1)
+    def _run(self, code: Code, tokens: Int[Tensor, "rows count"], state: EngineState, **call: int) -> None:
+        """Read `count` more tokens of every row."""
+        count = tokens.shape[1]
+        if count > 1 and state.table is not None:
+            raise RegardError("beams read one token at a time")
+        state.make_room(state.length + count)
         table = state.table
-        call |= {"families": state.families.ctypes.data}
+        places = (state.positions[:, None] + np.arange(count, dtype=np.int32)).flatten()
+        slots, families = np.repeat(state.slots, count), np.repeat(state.families, count)
+        call |= {"families": families.ctypes.data}
         if state.sources is not None:
             call["sources"] = state.sources.ctypes.data
         if table is not None:
             call |= {"table": table.ctypes.data, "table_stride": table.shape[1]}
-        self._call(code, state, tokens, state.positions, state.slots, **call)
-        state.positions = state.positions + 1
+        self._call(code, state, tokens.flatten(), places, slots, **call)
+        state.positions = state.positions + np.int32(count)
 
     def _call(
         self,
@@ -248,7 +242,7 @@ class EngineState:
             if self.table is not None and self.table.shape[1] < room.length:
                 self.table = _wider(self.table, room.length)
             return
-        used, before = int(self.positions.max(initial=0)), min(room.slots, slots)
+        used, before = self.length, min(room.slots, slots)
         old = room.make_caches(max(slots, room.slots), max(_FIRST_ROOM, room.length, 1 << (length - 1).bit_length()))
         if used:
             for cache, past in zip(room.caches, old, strict=True):
@@ -273,8 +267,7 @@ class EngineState:
         capacity = int(number.max(initial=0)) + 1
         if capacity > self.capacity:
             self._widen(capacity)
-        new = EngineState.__new__(EngineState)
-        new.__dict__.update(self.__dict__)
+        new = copy.copy(self)
         new.positions, new.families = self.positions[chosen], families
         if new.capacity > 1:
             assert self.table is not None
@@ -286,7 +279,7 @@ class EngineState:
 
     def _widen(self, capacity: int) -> None:
         """Give every family more slots: what was read so far moves to the first of them."""
-        before, used, room = self.capacity, int(self.positions.max(initial=0)), self.room
+        before, used, room = self.capacity, self.length, self.room
         self.capacity = capacity
         length = max(room.length, _FIRST_ROOM)
         if used or room.slots < self.count * capacity:

@@ -66,8 +66,8 @@ def _next(logits: Float[Tensor, "vocabulary"], how: Search, length: int, draw: D
     if length == 1 and how.first is not None:
         return how.first
     log_probabilities = logits.float().log_softmax(dim=-1)
-    if how.forbidden:
-        log_probabilities[list(how.forbidden)] = -torch.inf
+    if banned := how.banned(length):
+        log_probabilities[list(banned)] = -torch.inf
     return _chosen(log_probabilities, draw, noise)
 
 

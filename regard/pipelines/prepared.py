@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from regard.generation.engine import Engine, prepare
 from regard.generation.matrices import Precision
+from regard.models.base import Model
 
 _LARGEST_COPY = 300_000_000
 """Parameters of the largest model that is prepared in float32, where prepared weights take as much memory again."""
@@ -27,16 +30,20 @@ class Prepared:
         model = self.model
         if model.training or any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
             return model
-        parameters = list(model.parameters())
-        if self.precision == "fp32" and sum(one.numel() for one in parameters) > _LARGEST_COPY:
+        if self.precision == "fp32" and model.count_parameters() > _LARGEST_COPY:
             return model
-        # Inference tensors keep no version: they cannot have been changed in place by training.
-        now = (id(model), self.precision, *((one.data_ptr(), _version(one)) for one in parameters))
+        now = made_of(model, self.precision)
         if now != self._made_of:
             made = prepare(model, self.precision)
             self._engine, self._made_of = (made if isinstance(made, Engine) else None), now
         return self._engine or model
 
 
-def _version(parameter: Any) -> int:
+def made_of(model: Model, precision: Precision) -> tuple[Any, ...]:
+    """What tells whether weights have been changed, or others put in their place, since they were prepared."""
+    return id(model), precision, *((one.data_ptr(), _version(one)) for one in model.parameters())
+
+
+def _version(parameter: Tensor) -> int:
+    """Inference tensors keep none: they cannot have been changed in place by training."""
     return 0 if parameter.is_inference() else parameter._version

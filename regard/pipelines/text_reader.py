@@ -28,6 +28,7 @@ from regard.models.ulmfit import Ulmfit, class_probabilities
 from regard.pipelines.bulk import FileRunner
 from regard.pipelines.encoding import by_length
 from regard.pipelines.explanation import Explanation, explain_traced
+from regard.pipelines.prepared import made_of
 from regard.sequences import Sequences
 
 _CLASSES = "classification"
@@ -301,8 +302,7 @@ class TextReader(FileRunner):
             return self.model
         if chosen == "fp32" and (texts < _WORTH_PACKING or self.model.device.type != "cpu"):
             return self.model
-        # Whoever changed a weight since gets a new copy.
-        state = (chosen, *(parameter._version for parameter in self.model.parameters()))
+        state = made_of(self.model, chosen)
         if self._packed is None or self._packed[0] != state:
             # oneDNN's matrices are the fastest in fp32, the native ones in what is smaller (docs/log.md).
             made = None if chosen == "fp32" else prepare_encoder(self.model, chosen)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import built
+from generation.families import built
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st

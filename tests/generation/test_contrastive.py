@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import built
+from generation.families import built
 
 from regard import RegardError, Sequences
 from regard.generation.search import Search, search

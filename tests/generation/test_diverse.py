@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import built
+from generation.families import built
 
 from regard import Sequences
 from regard.generation.search import Search, search

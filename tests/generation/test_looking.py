@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import built
+from generation.families import built
 
 from regard import RegardError, Sequences
 from regard.explain.trace import Trace

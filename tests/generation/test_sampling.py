@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import Table, built
+from generation.families import Table, built
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st

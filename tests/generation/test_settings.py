@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import Table, built
+from generation.families import Table, built
 
 from regard import RegardError, Sequences
 from regard.generation.search import Search, search
