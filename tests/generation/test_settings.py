@@ -72,7 +72,7 @@ def test_every_option_can_be_named_and_unknown_ones_are_told():
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"beams": 3}, {"temperature": 0.7}, {"repetition_penalty": 1.2}, {"beams": 2, "must": ((3,),)},
+    [{}, {"beams": 3}, {"temperature": 0.7, "seed": 1}, {"repetition_penalty": 1.2}, {"beams": 2, "must": ((3,),)},
      {"beams": 2, "groups": 2}],
 )  # fmt: skip
 def test_scores_that_are_no_numbers_name_text_and_step(wrong, changes):
