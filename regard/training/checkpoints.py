@@ -76,6 +76,11 @@ def exists(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, FOLDER, PREVIOUS_FOLDER))
 
 
+def begun_by(folder: Path, starter: str) -> bool:
+    """Whether a run was begun, or gone on with, by that call of `torchrun` (see `regard.training.workers.starter`)."""
+    return any(facts.get("starter") == starter for _, facts, _ in standing(folder))
+
+
 def standing(folder: Path) -> list[tuple[Path, dict[str, Any], str]]:
     """A run's checkpoints of both kinds, the newest first: where, the facts, and why these cannot be read."""
     found = []

@@ -40,18 +40,19 @@ def save_cut(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], wo
     RegardError in all of them where one cannot write; then everything is as before.
     """
     path, aside = folder / FOLDER, folder / f".{FOLDER}.partial"
-    _all_or_none(workers, path, lambda: _begin(aside) if workers.leads else None)
     try:
-        writer = HuggingFaceStorageWriter(str(aside), save_distributed=True)
+        _all_or_none(workers, path, lambda: _begin(aside) if workers.leads else None)
         with workers.reached():
+            writer = HuggingFaceStorageWriter(str(aside), save_distributed=True)
             save(tensors, storage_writer=writer, process_group=workers.group)
+        found = _all_or_none(workers, path, lambda: _digests(aside, workers))
+        digests = {name: digest for part in found for name, digest in part.items()}
+        _all_or_none(workers, path, lambda: _finish(path, aside, digests, facts) if workers.leads else None)
     except (CheckpointException, RuntimeError, OSError) as error:
+        raise RegardError(f"cannot write {path}: {_reason(error)}; nothing was changed") from error
+    finally:
         if workers.leads:
             shutil.rmtree(aside, ignore_errors=True)
-        raise RegardError(f"cannot write {path}: {_reason(error)}; nothing was changed") from error
-    found = _all_or_none(workers, path, lambda: _digests(aside, workers))
-    digests = {name: digest for part in found for name, digest in part.items()}
-    _all_or_none(workers, path, lambda: _finish(path, aside, digests, facts) if workers.leads else None)
 
 
 def last_good(folder: Path, workers: Workers) -> tuple[Path, dict[str, Any], str]:

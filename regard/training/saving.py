@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from regard.errors import RegardError
 from regard.training import checkpoints
 from regard.training.events import mend_log
+from regard.training.workers import starter
 
 if TYPE_CHECKING:
     from regard.training.trainer import Run
@@ -20,7 +21,7 @@ def save(run: Run) -> None:
     if run.workers.leads or run.placement.cut:
         facts = {name: getattr(run, name) for name in FACTS}
         facts |= {"recipe": run.recipe.model_dump(mode="json"), "epochs": run.epochs}
-        facts |= {"averaging": run.averaging.facts(), "meter": run.meter.facts()}
+        facts |= {"averaging": run.averaging.facts(), "meter": run.meter.facts(), "starter": starter()}
         try:
             _write(run, facts)
         except RegardError as error:

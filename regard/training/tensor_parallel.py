@@ -68,9 +68,10 @@ def _check(model: nn.Module, count: int) -> None:
     parts = list(model.modules())
     for part in parts:
         if isinstance(part, MultiHeadAttention):
-            for heads, what in ((part.heads, "heads"), (part.key_heads, "heads of keys and values")):
+            for heads, what in ((part.heads, "of attention"), (part.key_heads, "of keys and values")):
                 if heads % count:
-                    raise RegardError(f"processes.tensor_parallel = {count} does not divide the {heads} {what}")
+                    problem = f"does not divide the number of heads {what}, {heads}"
+                    raise RegardError(f"processes.tensor_parallel = {count} {problem}")
         elif isinstance(part, FeedForward | GatedFeedForward) and part.inner.out_features % count:
             width = part.inner.out_features
             raise RegardError(f"processes.tensor_parallel = {count} does not divide the inner width {width}")

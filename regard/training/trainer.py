@@ -48,7 +48,7 @@ from regard.training.saving import FACTS, restore, save
 from regard.training.schedules import learning_rate
 from regard.training.scoring import Result
 from regard.training.tasks import Task, task_of, valid_loss
-from regard.training.workers import Share, Summed, Workers, restarted
+from regard.training.workers import Share, Summed, Workers, restarted, starter
 
 MODEL = "model"
 
@@ -63,7 +63,7 @@ def train(
     workers = workers or Workers()
     check_layout(recipe, workers)
     workers.together = recipe.processes.tensor_parallel
-    resume = workers.told(resume or (restarted() and checkpoints.exists(folder)))
+    resume = workers.told(resume or (restarted() and checkpoints.begun_by(folder, starter())))
     problem = workers.told(checkpoints.why_not(folder, recipe, resume) if workers.leads else "")
     if problem:
         raise RegardError(problem)

@@ -11,6 +11,7 @@ PyTorch's engine carries the messages: gloo between processors, NCCL between GPU
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,6 +164,14 @@ def _is_of_connection(error: RuntimeError) -> bool:
 def restarted() -> bool:
     """Whether `torchrun` has started all workers again after one of them died."""
     return _number("TORCHELASTIC_RESTART_COUNT") > 0
+
+
+def starter() -> str:
+    """Which call of `torchrun` has started this process, for the first time or again; empty where none has."""
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return ""
+    named = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return f"{socket.gethostname()}:{os.getppid()}" if named == "none" else named
 
 
 def _number(variable: str) -> int:

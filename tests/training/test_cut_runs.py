@@ -61,7 +61,7 @@ STAGES = [
     {"run": "chain", "processes": 2, "changes": [TOGETHER], "resume": True, "stop": 10},
     {"run": "chain", "resume": True},
     {"run": "sharded", "processes": 2, "changes": [SHARD, DROPOUT, OFTEN]},
-    {"run": "stopped", "processes": 2, "changes": [SHARD, DROPOUT, OFTEN], "stop": 7},
+    {"run": "stopped", "processes": 2, "changes": [SHARD, DROPOUT, OFTEN], "full": 4},
     {"run": "stopped", "processes": 2, "changes": [SHARD, DROPOUT, OFTEN], "resume": True,
      "damage": "checkpoint/shard-00002-model-00001-of-00001.safetensors"},
     {"run": "killed", "processes": 2, "changes": [SHARD, DROPOUT, OFTEN], "kills": 2, "seed": 1},
@@ -113,11 +113,22 @@ def test_a_run_moves_between_one_two_and_four_processes_and_nothing_changes(plac
 
 
 @pytest.mark.slow
+def test_a_full_disk_of_one_process_stops_all_and_keeps_the_last_checkpoint(place):
+    stopped = json.loads((place / "7.json").read_text())
+    assert stopped["error"] == (
+        "cannot write stopped/checkpoint: No space left on device; nothing was changed; the last good checkpoint is of "
+        "step 6"
+    )
+    assert list(stopped["losses"])[-1] == "8"
+    assert list(place.rglob("*.partial")) == []
+
+
+@pytest.mark.slow
 def test_a_damaged_part_is_told_and_the_checkpoint_before_gone_on_from(place):
     begun = told(place, 8)
-    assert begun["begun"] == 6
+    assert begun["begun"] == 4
     assert "is damaged: the digest of shard-00002-model-00001-of-00001.safetensors is another one" in begun["note"]
-    assert begun["note"].endswith("; going on from the one before it, of step 6")
+    assert begun["note"].endswith("; going on from the one before it, of step 4")
     assert losses(place / "stopped") == losses(place / "sharded")
 
 
