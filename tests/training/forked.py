@@ -55,16 +55,20 @@ def run_killed(
 ) -> None:
     """The same, but `kills` times one of them is killed, some lines of a file later, and all begin again."""
     for attempt in range(kills + 1):
-        wanted = _lines(growing) + chance.randint(1, 8)
+        wanted = _lines(growing) + chance.randint(1, 5)
         processes = begin(count, act, into, attempt)
         if attempt < kills:
-            while _lines(growing) < wanted:
+            while _lines(growing) < wanted and not any(map(_ended, processes)):
                 time.sleep(0.005)
             time.sleep(chance.uniform(0.0, 0.1))
             os.kill(chance.choice(processes), signal.SIGKILL)
         codes = [os.waitpid(process, 0)[1] for process in processes]
     if any(codes):
         sys.exit(f"{into.name}: {codes}")
+
+
+def _ended(process: int) -> bool:
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _lines(path: Path) -> int:
