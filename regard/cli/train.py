@@ -116,9 +116,10 @@ def _train(chosen: Recipe, drive: _Drive, device: str, seeds: int) -> None:
 def _several(chosen: Recipe, drive: _Drive, device: str, workers: Workers, count: int) -> None:
     """A run for each seed, in folders of their own; where one was begun, --resume goes on with it."""
     from regard.training.seeds import begun, check_free, told_scores, with_seeds
+    from regard.training.workers import restarted
 
     runs = with_seeds(chosen, drive.folder, count)
-    if not drive.resume and workers.leads:
+    if workers.leads and not drive.resume and not restarted():
         check_free(runs)
     for number, (recipe, folder) in enumerate(runs, start=1):
         if workers.leads:

@@ -10,7 +10,7 @@ The exponential mean: each step moves it towards the weights by 1 - decay.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -20,11 +20,13 @@ from torch import Tensor, nn, optim
 from regard.training.loop_recipe import Training
 
 
-def averaging_of(model: nn.Module, optimizers: list[optim.Optimizer], training: Training) -> Averaging:
-    """The recipe's."""
+def averaging_of(
+    parameters: Mapping[str, nn.Parameter], optimizers: list[optim.Optimizer], training: Training
+) -> Averaging:
+    """The recipe's, of parameters by name."""
     if training.optimizer == "asgd":
         return NonMonotonicAveraging(optimizers[0], training.averaging_patience)
-    return ExponentialAveraging(model, training.ema_decay) if training.ema_decay else Averaging()
+    return ExponentialAveraging(parameters, training.ema_decay) if training.ema_decay else Averaging()
 
 
 class Averaging:
@@ -103,8 +105,8 @@ class ExponentialAveraging(Averaging):
     The decay of step n is at most (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.parameters = dict(model.named_parameters())
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.parameters = dict(parameters)
         self.means = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.decay, self.steps = decay, 0
 

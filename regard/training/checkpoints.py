@@ -23,6 +23,9 @@ from regard.files import written_aside
 from regard.training.recipe import Recipe
 
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+FOLDER, PREVIOUS_FOLDER = "checkpoint", "checkpoint.previous"
+"""Of a model that is cut over processes (see `regard.training.cut_checkpoints`)."""
+FACTS_FILE = "run.json"
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -66,6 +69,44 @@ def load_last_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], str
             raise
         tensors, facts = load_checkpoint(folder / PREVIOUS)
         return tensors, facts, f"{error}; going on from the one before it, of step {facts.get('step')}"
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a checkpoint, whole or damaged."""
+    return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, FOLDER, PREVIOUS_FOLDER))
+
+
+def begun_by(folder: Path, starter: str) -> bool:
+    """Whether a run was begun, or gone on with, by that call of `torchrun` (see `regard.training.workers.starter`)."""
+    return any(facts.get("starter") == starter for _, facts, _ in standing(folder))
+
+
+def standing(folder: Path) -> list[tuple[Path, dict[str, Any], str]]:
+    """A run's checkpoints of both kinds, the newest first: where, the facts, and why these cannot be read."""
+    found = []
+    for name in (CHECKPOINT, FOLDER, PREVIOUS, PREVIOUS_FOLDER):
+        if (folder / name).exists():
+            try:
+                facts = _read_facts(folder / name)
+                found.append(((facts.get("step", 0), facts.get("validated", 0)), (folder / name, facts, "")))
+            except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+                last = (float("-inf") if "previous" in name else float("inf"), 0)
+                problem = f"the checkpoint {folder / name} is damaged: {error}"
+                found.append((last, (folder / name, {}, problem)))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        whole = json.loads((path / FACTS_FILE).read_text(encoding="utf-8"))
+        told = whole["facts"]
+        if whole["digest"] != hashlib.blake2b(told.encode(), digest_size=16).hexdigest():
+            raise ValueError(f"the digest of {FACTS_FILE} is another one")
+    else:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata()["facts"]
+    facts: dict[str, Any] = json.loads(told)
+    return facts
 
 
 def _keep(path: Path, previous: Path) -> None:
@@ -123,7 +164,13 @@ def restore(
 
 def check_resumable(folder: Path, recipe: Recipe) -> None:
     """Refuse to resume a run with a recipe that makes another model."""
-    _, facts, _ = load_last_good(folder)
+    found = standing(folder)
+    if not found:
+        raise RegardError(f"there is no checkpoint {folder / CHECKPOINT} to resume from")
+    readable = [facts for _, facts, problem in found if not problem]
+    if not readable:
+        raise RegardError(found[0][2])
+    facts = readable[0]
     try:
         begun = Recipe.model_validate(facts["recipe"])
     except ValueError as error:
@@ -140,7 +187,7 @@ def why_not(folder: Path, recipe: Recipe, resume: bool) -> str:
             check_resumable(folder, recipe)
         except RegardError as error:
             return str(error)
-    elif (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists():
+    elif exists(folder):
         return f"{folder} holds a run already: go on with --resume, or choose another folder with --out"
     return ""
 

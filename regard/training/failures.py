@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from regard.errors import RegardError
@@ -29,7 +28,7 @@ def stop_unless_finite(run: Run, what: str, value: float, chosen: np.ndarray) ->
     path = run.folder / f"failed-step-{failed}.json"
     if run.workers.leads:
         write_batch(path, failed, value, chosen, run.task.train.batch(chosen))
-    if all_finite(run.model):
+    if run.placement.finite():
         save(run)
     raise RegardError(
         f"the {what} is {value} at step {failed}: lower training.learning_rate or set training.clip_norm, and go on "
@@ -42,11 +41,6 @@ def write_batch(path: Path, step: int, value: float, chosen: np.ndarray, batch: 
     told = {"step": step, "value": str(value), "examples": chosen.tolist(), "batch": _plain(batch)}
     with written_aside(path) as aside:
         aside.write_text(json.dumps(told) + "\n", encoding="utf-8")
-
-
-def all_finite(model: torch.nn.Module) -> bool:
-    """Whether every weight is a number."""
-    return all(math.isfinite(float(weight.detach().sum())) for weight in model.parameters())
 
 
 def _plain(value: Any) -> Any:

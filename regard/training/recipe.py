@@ -14,7 +14,7 @@ from regard.models.base import Model, first_problem
 from regard.models.catalog import MODELS
 from regard.training.loop_recipe import Cost
 from regard.training.loop_recipe import Training as Training
-from regard.training.recipe_parts import Clean, Contrastive, Distillation, Part
+from regard.training.recipe_parts import Clean, Contrastive, Distillation, Part, Processes
 
 
 class Data(Part):
@@ -172,6 +172,7 @@ class Recipe(Part):
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe = Field(default_factory=ModelRecipe)
     training: Training = Training()
+    processes: Processes = Processes()
     cost: Cost = Cost()
     guided: Guided = Guided()
     contrastive: Contrastive = Contrastive()
@@ -213,7 +214,30 @@ class Recipe(Part):
             raise ValueError(f"training.{field} needs layers in one stack, and {self.model.type} has two")
         return self
 
+    @model_validator(mode="after")
+    def _processes_suit(self) -> Recipe:
+        """What looks at a whole matrix, or computes with weights outside of their layer, needs all of them."""
+        shard, together = self.processes.shard, self.processes.tensor_parallel > 1
+        if not (shard or together):
+            return self
+        field = "processes.shard" if shard else "processes.tensor_parallel"
+        needs = {
+            "training.optimizer muon needs whole matrices": self.training.optimizer == "muon",
+            "training.unfreeze_every changes which weights learn": bool(self.training.unfreeze_every),
+            "guided attention reads a layer's weights": bool(self.guided.links),
+            "distillation.attention_relations reads a layer's weights": bool(self.distillation.attention_relations),
+        }
+        for reason in (reason for reason, needed in needs.items() if needed):
+            raise ValueError(f"{reason}, and {field} cuts them: leave one out")
+        if together and self.model.type not in _WITH_HEADS:
+            known = ", ".join(_WITH_HEADS)
+            raise ValueError(f"processes.tensor_parallel cuts heads of attention ({known}), not {self.model.type}")
+        if together and self.training.compile:
+            raise ValueError("training.compile does not go with processes.tensor_parallel: leave one out")
+        return self
 
+
+_WITH_HEADS = ("transformer", "t5", "gpt", "llama", "bert", "albert")
 _TWO_STACKS = ("transformer", "t5", "seq2seq", "rnnsearch")
 _MODELS_OF = {
     "text-to-text": _TWO_STACKS,

@@ -1,4 +1,4 @@
-"""Parts of a recipe that some tasks have: cleaning, contrastive learning, distillation."""
+"""Parts of a recipe that some runs have: several processes, cleaning, contrastive learning, distillation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ class Part(BaseModel):
     """Frozen; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Processes(Part):
+    """How the processes of a run share the model; by default each holds the whole of it (see docs/processes.md)."""
+
+    shard: bool = False
+    """Weights, gradients and the optimiser's state are cut over the processes (FSDP2)."""
+    tensor_parallel: int = Field(1, gt=0)
+    """So many processes compute each layer together, every one a part of its heads and inner widths."""
 
 
 class Clean(Part):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regard.errors import RegardError
+from regard.training import checkpoints
 from regard.training.card import score_name
-from regard.training.checkpoints import CHECKPOINT, PREVIOUS
 from regard.training.events import Finished, read_log
 from regard.training.recipe import Recipe
 
@@ -24,7 +24,7 @@ def with_seeds(recipe: Recipe, folder: Path, count: int) -> list[tuple[Recipe, P
 
 def begun(folder: Path) -> bool:
     """Whether there is something to go on from."""
-    return (folder / CHECKPOINT).exists() or (folder / PREVIOUS).exists()
+    return checkpoints.exists(folder)
 
 
 def check_free(runs: Sequence[tuple[Recipe, Path]]) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import RegardError
+from regard.models.base import Model
 from regard.training import checkpoints
 from regard.training.applied import applied
 from regard.training.averaging import averaging_of
@@ -41,12 +42,13 @@ from regard.training.memory import keep_freed_memory
 from regard.training.meter import Meter
 from regard.training.optimizers import optimizers_of
 from regard.training.overfitting import verdict
+from regard.training.placement import check_layout, placement_of
 from regard.training.recipe import Recipe
 from regard.training.saving import FACTS, restore, save
 from regard.training.schedules import learning_rate
 from regard.training.scoring import Result
 from regard.training.tasks import Task, task_of, valid_loss
-from regard.training.workers import Share, Summed, Workers
+from regard.training.workers import Share, Summed, Workers, restarted, starter
 
 MODEL = "model"
 
@@ -59,8 +61,9 @@ def train(
     With several `workers` each of them runs this; only the first one writes.
     """
     workers = workers or Workers()
-    if recipe.training.carry_state and workers.count > 1:
-        raise RegardError("training.carry_state reads streams of text in order: it is for one process")
+    check_layout(recipe, workers)
+    workers.together = recipe.processes.tensor_parallel
+    resume = workers.told(resume or (restarted() and checkpoints.begun_by(folder, starter())))
     problem = workers.told(checkpoints.why_not(folder, recipe, resume) if workers.leads else "")
     if problem:
         raise RegardError(problem)
@@ -91,10 +94,12 @@ class Run:
         self.recipe, self.folder, self.task, self.device = recipe, folder, task, torch.device(device)
         self.workers = workers
         torch.manual_seed(recipe.training.seed)
-        self.model = task.make_model().to(self.device).train()
+        self.model = task.make_model().train()
         applied(self.model, recipe.training)
+        self.placement = placement_of(task, self.model, recipe, workers, self.device)
         self.optimizers = optimizers_of(self.model, recipe.training)
-        self.averaging = averaging_of(self.model, self.optimizers, recipe.training)
+        self.placement.take(self.optimizers)
+        self.averaging = averaging_of(self.placement.parameters(), self.optimizers, recipe.training)
         self.meter = Meter(recipe, self.model.config, self.device, workers.count, workers.leads)
         self.layers = layer_groups(self.model) if recipe.training.unfreeze_every else []
         self.step = self.epoch = self.batches = self.validated = self.saved = 0
@@ -104,11 +109,10 @@ class Run:
         self.plan: list[np.ndarray] = []
 
     def begin(self) -> None:
-        if not self.workers.leads:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / LOG).write_text("", encoding="utf-8")
-        self.task.codec.save(self.folder)
+        if self.workers.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LOG).write_text("", encoding="utf-8")
+            self.task.codec.save(self.folder)
         save(self)
 
     def loop(self) -> Iterator[Event]:
@@ -129,8 +133,8 @@ class Run:
         if self.meter.recent.steps and (validates or step % training.log_every == 0):
             yield self.measure()
         if validates:
-            if self.workers.leads:
-                yield self.validate()
+            if event := self.validate():
+                yield event
             self.agree()
             save(self)
         elif step and training.checkpoint_every and step % training.checkpoint_every == 0:
@@ -144,11 +148,10 @@ class Run:
         rate = learning_rate(self.step, training, self.model.config.width)
         if self.layers:
             unfreeze(self.layers, 1 + (self.step - 1) // training.unfreeze_every)
-        done = self.gradients(self.workers.share(chosen))
+        done = self.gradients(chosen)
         stop_unless_finite(self, "loss", done.loss, chosen)
         if training.clip_norm:
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
-            stop_unless_finite(self, "gradient", float(norm), chosen)
+            stop_unless_finite(self, "gradient", self.placement.clip(training.clip_norm), chosen)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
@@ -162,19 +165,20 @@ class Run:
         return self.meter.stepped(Stepped(*told), took)
 
     def gradients(self, chosen: np.ndarray) -> Summed:
-        """The gradients of the whole batch's loss, in every worker; `chosen`: this one's share of the batch."""
+        """The gradients of the whole batch's loss, in every worker, from its share of the batch."""
         training, share = self.recipe.training, Share()
-        parts = [part for part in np.array_split(chosen, training.micro_batches) if len(part)]
-        batches = [self.task.train.batch(part).to(self.device) for part in parts]
-        counts = [self.task.predictions(batch) for batch in batches]
-        for batch, predictions in zip(batches, counts, strict=True):
+        parts = self.placement.parts(chosen, training.micro_batches)
+        batches = [(self.task.train.batch(part).to(self.device), counts) for part, counts in parts]
+        share.predictions = sum(self.task.predictions(batch) for batch, counts in batches if counts)
+        for batch, counts in batches:
+            predictions = self.task.predictions(batch) if counts else 0
             with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                loss, plain = self.task.loss(self.model, batch, training.label_smoothing)
-            self.workers.backward(loss, predictions, sum(counts))
-            share.read += float(plain) * predictions
-            share.flops += self.meter.flops(batch)
-        share.predictions, share.tokens = sum(counts), sum(batch.tokens for batch in batches)
-        return self.workers.sum(self.model, share)
+                loss, plain = self.placement.loss(batch, training.label_smoothing)
+            self.placement.backward(loss, predictions, share.predictions)
+            if counts:
+                share.read += float(plain) * predictions
+                share.tokens, share.flops = share.tokens + batch.tokens, share.flops + self.meter.flops(batch)
+        return self.placement.sum(share)
 
     def agree(self) -> None:
         """All workers know what the first one found at a validation."""
@@ -189,11 +193,14 @@ class Run:
             append_event(self.folder, event)
         return event
 
-    def validate(self) -> Validated:
-        """Score the model; keep it if it is the best so far; find out whether to go on."""
+    def validate(self) -> Validated | None:
+        """Score the model, in the first worker; keep it if it is the best so far; find out whether to go on."""
         with self.averaging.averaged():
-            event = self.score_weights()
-        self.averaging.after_validation(event.loss)
+            model = self.placement.whole()
+            event = self.score_weights(model) if model is not None else None
+        self.averaging.after_validation(self.workers.told(event.loss if event else 0.0))
+        if event is None:
+            return None
         training = self.recipe.training
         if self.step >= training.max_steps:
             self.reason = f"{training.max_steps} steps are done"
@@ -201,13 +208,13 @@ class Run:
             self.reason = f"no better validation score for {self.waited} validations"
         return event
 
-    def score_weights(self) -> Validated:
+    def score_weights(self, model: Model) -> Validated:
         """Score the weights as they are."""
         training, begun, begun_cpu = self.recipe.training, time.perf_counter(), time.process_time()
         self.validated = self.step
-        weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.snapshots = [*self.snapshots, weights][-training.average :]
-        loss, result = valid_loss(self.task, self.model, training.batch_tokens), self.task.valid_score(self.model)
+        loss, result = valid_loss(self.task, model, training.batch_tokens), self.task.valid_score(model)
         improved = result.better > self.best
         self.waited = 0 if improved else self.waited + 1
         self.seconds += time.perf_counter() - begun
@@ -218,19 +225,20 @@ class Run:
         append_event(self.folder, event)
         if improved:
             self.best = result.better
-            write_model(self.folder / MODEL, self.model, self.task.codec, self.card(result, "validation"))
+            write_model(self.folder / MODEL, model, self.task.codec, self.card(result, "validation"))
         return event
 
     def finish(self) -> Finished:
         """The average of the last checkpoints or the best single one, whichever validates better, on the test part."""
-        self.model.load_state_dict(checkpoints.average(self.snapshots))
-        result = self.task.valid_score(self.model)
+        model = self.placement.bare()
+        model.load_state_dict(checkpoints.average(self.snapshots))
+        result = self.task.valid_score(model)
         if result.better > self.best:
             self.best = result.better
         else:
-            self.model = type(self.model).load(self.folder / MODEL).to(self.device)
-        result = self.task.test_score(self.model)
-        write_model(self.folder / MODEL, self.model, self.task.codec, self.card(result, "test"))
+            model = type(model).load(self.folder / MODEL).to(self.device)
+        result = self.task.test_score(model)
+        write_model(self.folder / MODEL, model, self.task.codec, self.card(result, "test"))
         folder = str(self.folder / MODEL)
         event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)
         append_event(self.folder, event)

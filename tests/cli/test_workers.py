@@ -105,6 +105,35 @@ def test_torchrun_starts_workers_too(place, whole):
     assert losses(place / "torchrun") == losses(whole)
 
 
+def test_torchrun_starts_all_again_when_one_dies_and_the_run_goes_on(place, whole):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533")
+    again = (*torchrun, "--max-restarts", "1")
+    cut = ["--set", "processes.shard=true", "--set", "training.checkpoint_every=5"]
+    process, killed, lines = begin(place, "again", *cut, start=again), False, []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step 9 ") and not killed:
+            killed = True
+            children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+            os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    told = "".join(lines)
+    assert told.count("going on from step") == 1
+    assert told.count("the model is in again/model") == 1  # one of them shows what happens
+    assert losses(place / "again") == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_heads_that_cannot_be_cut_are_told_in_one_line(place):
+    cut = ["--set", "processes.tensor_parallel=2", "--set", "model.attention_heads=1"]
+    process = begin(place, "misfit", "--workers", "2", *cut)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    problem = "processes.tensor_parallel = 2 does not divide the number of heads of attention, 1"
+    assert err == f"regard: {problem}\n"
+    assert not (place / "misfit").exists()
+
+
 @pytest.mark.parametrize("everyone", [True, False], ids=["the terminal's Ctrl-C", "a signal to the first"])
 def test_ctrl_c_stops_all_at_the_same_step_and_resuming_goes_on_bit_for_bit(place, whole, everyone):
     run = f"stopped{everyone}"

@@ -70,7 +70,7 @@ def test_the_exponential_mean_is_that_of_the_formula_and_comes_back():
     model = torch.nn.Linear(1, 1, bias=False)
     weight = model.weight
     weight.data.fill_(0.0)
-    averaging = ExponentialAveraging(model, decay=0.25)
+    averaging = ExponentialAveraging(dict(model.named_parameters()), decay=0.25)
     mean = 0.0
     for step, value in enumerate((8.0, 4.0, 16.0), start=1):
         weight.data.fill_(value)
@@ -80,6 +80,6 @@ def test_the_exponential_mean_is_that_of_the_formula_and_comes_back():
         with averaging.averaged():
             assert weight.item() == pytest.approx(mean)
         assert weight.item() == value
-    other = ExponentialAveraging(torch.nn.Linear(1, 1, bias=False), decay=0.25)
+    other = ExponentialAveraging(dict(torch.nn.Linear(1, 1, bias=False).named_parameters()), decay=0.25)
     other.restore(averaging.facts(), averaging.tensors())
     assert (other.steps, float(other.means["weight"])) == (3, pytest.approx(mean))

@@ -179,6 +179,23 @@ def test_a_run_is_never_overwritten(place):
         next(train(recipe(), place / "run"))
 
 
+def test_started_again_by_the_same_torchrun_it_goes_on_and_no_other_run_is_touched(place, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    begun = train(recipe(), place / "run")
+    assert next(begun).step == 0
+    next(begun)
+    begun.close()
+    with pytest.raises(RegardError, match="holds a run already"):
+        next(train(recipe(), place / "run"))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = train(recipe(), place / "run")
+    assert next(again).step == 1
+    again.close()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    with pytest.raises(RegardError, match="holds a run already"):
+        next(train(recipe(), place / "run"))
+
+
 def test_nothing_to_resume(place):
     with pytest.raises(RegardError, match=r"there is no checkpoint .* to resume from"):
         next(train(recipe(), place / "run", resume=True))
