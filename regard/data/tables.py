@@ -141,7 +141,8 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
         raise RegardError("Parquet files need the package pyarrow: pip install pyarrow") from error
     number = 0
     try:
-        with ParquetFile(path) as file:
+        # A row group may be as large as the file: read as it is needed, not ahead.
+        with ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             missing = [name for name in wanted if name not in file.schema_arrow.names]
             if missing:
                 raise RegardError(f"{path} has no column {missing[0]!r} (it has: {', '.join(file.schema_arrow.names)})")

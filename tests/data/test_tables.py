@@ -168,6 +168,19 @@ def test_a_parquet_without_the_column(tmp_path):
             list(read_rows(f"{tmp_path}/none.{ending}", []))
 
 
+def test_a_parquet_of_one_row_group_is_not_read_whole(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"text": [f"{number:0500d}" for number in range(40_000)]})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="none", use_dictionary=False, row_group_size=1 << 30)
+    del table
+    before = pyarrow.total_allocated_bytes()
+    rows = read_rows(str(tmp_path / "x.parquet"), ["text"])
+    next(rows)
+    assert pyarrow.total_allocated_bytes() - before < 8 << 20  # of 20 MB
+    assert sum(1 for _ in rows) == 39_999
+
+
 def test_lists_of_words():
     assert Row("x", {"words": ["a", "b c"]}).texts("words") == ["a", "b c"]
     assert Row("x", {"words": "a b  c"}).texts("words") == ["a", "b", "c"]
