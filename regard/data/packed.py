@@ -1,8 +1,9 @@
-"""Tokenised examples, packed: rows of integers laid end to end, in memory or memory-mapped from a cache folder.
+"""Tokenised examples, packed: rows of integers laid end to end, in memory or memory-mapped.
 
-A cache is written once (aside, then renamed) and opened again wherever the same data is tokenised in the same way; the
-system reads what a batch needs and forgets it as it likes. Only the rows' lengths and places stay in memory, 16 bytes
-a row.
+Without a cache folder what is small stays in memory, and what is not goes into a file without a name (in TMPDIR),
+which ends with the process. A cache is written once (aside, then renamed) and opened again wherever the same data is
+tokenised in the same way; the system reads what a batch needs and forgets it as it likes. Only the rows' lengths and
+places stay in memory, 16 bytes a row.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from regard.errors import RegardError
 
 _FACTS = "counts.json"
 _BUFFERED = 1 << 18
+_SMALL = 1 << 24
+"""Numbers of a column that stay in memory: 64 MiB."""
 
 
 class Packed:
@@ -73,19 +77,61 @@ Rows = Callable[[dict[str, int]], Iterator[tuple[Sequence[int], ...]]]
 
 
 def packed_table(rows: Rows, columns: int, cache: Path | None = None) -> Table:
-    """Pack rows in memory or, with `cache`, in that folder: made if it is not there, and memory-mapped."""
-    counts: dict[str, int] = {}
+    """Pack rows for this process or, with `cache`, in that folder: made if it is not there, and memory-mapped."""
     if cache is None:
-        ids, lengths = ([array("i") for _ in range(columns)] for _ in range(2))
-        for row in rows(counts):
-            for column, values in enumerate(row):
-                ids[column].extend(values)
-                lengths[column].append(len(values))
-        made = (tuple(np.frombuffer(one, dtype=np.int32) for one in kind) for kind in (ids, lengths))
-        return Table(tuple(Packed(*both) for both in zip(*made, strict=True)), counts)
+        return _packed_here(rows, columns)
     if not cache.is_dir():
         _write(rows, columns, cache)
     return _open(cache, columns)
+
+
+def _packed_here(rows: Rows, columns: int) -> Table:
+    counts: dict[str, int] = {}
+    spools, lengths = [_Spool() for _ in range(columns)], [array("i") for _ in range(columns)]
+    try:
+        for row in rows(counts):
+            for values, spool, sizes in zip(row, spools, lengths, strict=True):
+                spool.extend(values)
+                sizes.append(len(values))
+        found = (Packed(one.ids(), np.frombuffer(sizes, np.int32)) for one, sizes in zip(spools, lengths, strict=True))
+        return Table(tuple(found), counts)
+    finally:
+        for spool in spools:
+            spool.close()
+
+
+class _Spool:
+    """Numbers, the first ones in memory; once there are many, all of them in a file."""
+
+    def __init__(self) -> None:
+        self.held = array("i")
+        self.file: IO[bytes] | None = None
+
+    def extend(self, values: Sequence[int]) -> None:
+        self.held.extend(values)
+        if len(self.held) > (_BUFFERED if self.file else _SMALL):
+            self._flush()
+
+    def ids(self) -> np.ndarray:
+        if self.file is None:
+            return np.frombuffer(self.held, dtype=np.int32)
+        self._flush()
+        self.file.flush()
+        return np.memmap(self.file, dtype=np.int32, mode="r")
+
+    def close(self) -> None:
+        """What is mapped stays."""
+        if self.file:
+            self.file.close()
+
+    def _flush(self) -> None:
+        try:
+            self.file = self.file or tempfile.TemporaryFile()  # noqa: SIM115 (`close` ends it)
+            self.held.tofile(self.file)
+        except OSError as error:
+            told = f"cannot write tokenised examples to {tempfile.gettempdir()}: {error.strerror or error}"
+            raise RegardError(f"{told}; set TMPDIR, or data.cache, to a folder with more room") from error
+        self.held = array("i")
 
 
 def _write(rows: Rows, columns: int, cache: Path) -> None:

@@ -12,10 +12,12 @@ import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from regard.data.squad import read_squad
 from regard.data.tables import Row, read_rows
 from regard.errors import RegardError
 from regard.modalities.subwords import Subwords
@@ -43,12 +45,16 @@ class Window(NamedTuple):
 
 
 def read_questions(path: str, question: str, context: str, answers: str) -> Iterator[Question]:
-    """Questions of a table (`regard.data.tables`), one at a time.
+    """Questions of a table (`regard.data.tables`) or of `x.json`, SQuAD's own format, one at a time.
 
     The field `answers` is SQuAD's `{"text": [...], "answer_start": [...]}` or one text, whose first place in the
     context counts; empty: the text does not say. RegardError with file and line where an answer does not stand there.
     """
-    for row in read_rows(path, (question, context, answers)):
+    nested = path.endswith(".json")
+    rows = (
+        read_squad(Path(path), question, context, answers) if nested else read_rows(path, (question, context, answers))
+    )
+    for row in rows:
         text, given = row.text(context), row.fields[answers]
         found, begins = _answers(row, given, answers, text)
         if found and text[begins[0] : begins[0] + len(found[0])] != found[0]:

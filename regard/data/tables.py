@@ -1,6 +1,6 @@
 """Rows with named fields, one at a time, from TSV, CSV, JSONL, Parquet, gettext catalogs and hub data sets.
 
-Nothing is read whole into memory but a gettext catalog. A row that cannot be used raises RegardError with the file and
+Nothing is read whole into memory. A row that cannot be used raises RegardError with the file and
 the line (Parquet, hub: the row) number.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,8 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
         raise RegardError("Parquet files need the package pyarrow: pip install pyarrow") from error
     number = 0
     try:
-        with ParquetFile(path) as file:
+        # A row group may be as large as the file: read as it is needed, not ahead.
+        with ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             missing = [name for name in wanted if name not in file.schema_arrow.names]
             if missing:
                 raise RegardError(f"{path} has no column {missing[0]!r} (it has: {', '.join(file.schema_arrow.names)})")
@@ -154,23 +156,45 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
 
 
 def _read_catalog(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
-    try:
-        from polib import pofile
-    except ImportError as error:
-        raise RegardError("gettext catalogs need the package polib: pip install polib") from error
     missing = [name for name in wanted if name not in ("msgid", "msgstr", "msgctxt")]
     if missing:
         raise RegardError(f"{path} has no field {missing[0]!r}: a gettext catalog has msgid, msgstr and msgctxt")
-    if not path.is_file():
-        raise RegardError(f"{path} cannot be read: No such file or directory")
-    try:
-        entries = pofile(str(path), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise RegardError(f"{path} cannot be read as a gettext catalog: {error}") from error
-    for entry in entries.translated_entries():
-        if entry.msgstr and not entry.obsolete and not entry.fuzzy:
-            fields = {"msgid": entry.msgid, "msgstr": entry.msgstr, "msgctxt": entry.msgctxt or ""}
-            yield Row(f"{path}, line {entry.linenum}", fields)
+    for number, fields, fuzzy in _messages(path):
+        if fields.get("msgid") and fields.get("msgstr") and not fuzzy:
+            yield Row(f"{path}, line {number}", {"msgctxt": "", **fields})
+
+
+def _messages(path: Path) -> Iterator[tuple[int, dict[str, str], bool]]:
+    """The messages of a gettext catalog but the obsolete ones: line, fields, and whether it is marked as fuzzy."""
+    fields: dict[str, str] = {}
+    begun, last, fuzzy = 0, "", False
+    for number, line in enumerate(map(str.strip, read_lines(path)), start=1):
+        found = None if line.startswith("#") else _MESSAGE.fullmatch(line)
+        name = found[1] if found else ""
+        if last.startswith("msgstr") and (line.startswith("#") or name in ("msgctxt", "msgid")):
+            yield begun, fields, fuzzy
+            fields, last, fuzzy = {}, "", False
+        if line.startswith("#,"):
+            fuzzy = fuzzy or "fuzzy" in line[2:].replace(",", " ").split()
+        if not line or line.startswith("#"):
+            continue
+        if not found or not (name or last):
+            raise RegardError(f"{path}, line {number}: not as in a gettext catalog ({_shown(line)})")
+        if name == "msgid":
+            begun = number
+        last = name or last
+        fields[last] = ("" if name else fields[last]) + _ESCAPED.sub(_unescaped, found[2])
+    if fields:
+        yield begun, fields, fuzzy
+
+
+_MESSAGE = re.compile(r'(?:(msgctxt|msgid|msgid_plural|msgstr(?:\[\d+\])?)\s*)?"((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
+_SIGNS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return _SIGNS.get(found[1], found[1])
 
 
 def _read_hub(name: str, wanted: Sequence[str]) -> Iterator[Row]:

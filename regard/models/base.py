@@ -21,6 +21,8 @@ from regard.errors import RegardError
 Storage = Literal["float32", "float16", "int8"]
 _SCALE = ".scale"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LEARNING = "learning"
+"""A part of this name serves training alone: checkpoints hold it, model folders do not."""
 
 C = TypeVar("C", bound="Config")
 M = TypeVar("M", bound="Model")
@@ -58,12 +60,13 @@ class Model(nn.Module):
 
     def count_parameters(self) -> int:
         """Number of trained values; a shared matrix counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(value.numel() for name, value in self.named_parameters() if not _is_learning(name))
 
     def save(self, folder: Path, storage: Storage = "float32") -> None:
         """Write configuration and weights into an existing folder; `storage` says how weights are rounded on disk."""
         (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        weights = _packed({name: value.cpu() for name, value in self.state_dict().items()}, storage)
+        kept = {name: value.cpu() for name, value in self.state_dict().items() if not _is_learning(name)}
+        weights = _packed(kept, storage)
         (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt", "storage": storage}))
 
     @classmethod
@@ -78,6 +81,10 @@ class Model(nn.Module):
         check_weights(model, weights, folder / WEIGHTS)
         model.load_state_dict(weights)
         return model.eval()
+
+
+def _is_learning(name: str) -> bool:
+    return name.startswith(f"{LEARNING}.")
 
 
 def read_config(kind: type[C], folder: Path) -> C:

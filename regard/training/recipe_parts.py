@@ -57,7 +57,8 @@ class Distillation(Part):
     temperature: float = Field(2.0, gt=0)
     """By which both models' scores are divided for them."""
     hidden_states: float = Field(0.0, ge=0)
-    """How much the mean squared difference of hidden states counts (Jiao et al. 2020, equation 8); widths are equal."""
+    """How much the mean squared difference of hidden states counts (Jiao et al. 2020, equation 8); a student of another
+    width learns a map to the teacher's."""
     attention_relations: float = Field(0.0, ge=0)
     """How much the relations of queries, keys and values count (Wang et al. 2021, "MiniLMv2"); widths may differ."""
     relation_heads: int = Field(0, ge=0)

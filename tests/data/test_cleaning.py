@@ -1,5 +1,6 @@
 """What is left out of training and what is counted; and packed rows, in memory and in a cache."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard import RegardError
+from regard.data import packed
 from regard.data.cleaning import cleaned, languages_told, text_hash
 from regard.data.packed import Packed, packed_table
 
@@ -60,6 +62,23 @@ def test_packed_rows_are_the_same_in_memory_and_in_a_cache(tmp_path_factory, row
     ids, lengths = Packed.of(rows).take(chosen)
     assert ids.tolist() == [token for row in rows[::-1] for token in row]
     assert lengths.tolist() == [len(row) for row in rows[::-1]]
+
+
+def test_many_numbers_leave_memory(monkeypatch):
+    monkeypatch.setattr(packed, "_SMALL", 10)
+    monkeypatch.setattr(packed, "_BUFFERED", 7)
+    rows = [list(range(number)) for number in range(9)]
+    table = packed_table(lambda _: iter([(row, [1]) for row in rows]), 2)
+    assert isinstance(table.columns[0].ids, np.memmap)
+    assert not isinstance(table.columns[1].ids, np.memmap)
+    assert [row.tolist() for row in table.columns[0]] == rows
+
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(packed.tempfile, "TemporaryFile", full)
+    with pytest.raises(RegardError, match="cannot write tokenised examples to .*: No space left on device; set TMPDIR"):
+        packed_table(lambda _: iter([(row, [1]) for row in rows]), 2)
 
 
 def test_a_damaged_cache_is_told(tmp_path):

@@ -84,7 +84,6 @@ msgstr "Datei %s"
 
 
 def test_a_gettext_catalog_gives_what_is_translated(tmp_path):
-    pytest.importorskip("polib")
     (tmp_path / "de.po").write_text(CATALOG, encoding="utf-8")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "x.po").write_text(CATALOG.replace("Datei", "Akte"), encoding="utf-8")
@@ -92,6 +91,43 @@ def test_a_gettext_catalog_gives_what_is_translated(tmp_path):
     assert list(read_pairs(str(tmp_path / "de.po"))) == first
     assert list(read_pairs(str(tmp_path))) == [*first, first[0], Pair("File %s", ("Akte %s",))]
     assert [one.text for one in read_texts(str(tmp_path / "de.po"), text="msgstr")] == ["Öffnen", "Datei %s"]
+
+
+WORDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]) | st.sampled_from('"\\\\\n\t'), max_size=90
+)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS, st.booleans(), st.booleans()), max_size=5))
+def test_a_catalog_reads_as_polib_reads_it(tmp_path_factory, messages):
+    polib = pytest.importorskip("polib")
+    path, catalog = tmp_path_factory.mktemp("po") / "x.po", polib.POFile(encoding="utf-8")
+    for source, target, fuzzy, obsolete in messages:
+        catalog.append(polib.POEntry(msgid=source, msgstr=target, flags=["fuzzy"] * fuzzy, obsolete=obsolete))
+    catalog.save(str(path))
+    again = polib.pofile(str(path), encoding="utf-8")
+    known = [one for one in again if one.msgid and one.msgstr and not one.fuzzy and not one.obsolete]
+    rows = list(read_rows(str(path), ["msgid", "msgstr"]))
+    assert [(row.fields["msgid"], row.fields["msgstr"]) for row in rows] == [(one.msgid, one.msgstr) for one in known]
+
+
+def test_plural_messages_are_left_out_and_names_of_lines_are_right(tmp_path):
+    (tmp_path / "x.po").write_text(
+        '\n#, c-format\nmsgid "%d file"\nmsgid_plural "%d files"\nmsgstr[0] "a"\nmsgstr[1] "b"\n'
+        '# no blank line before\nmsgctxt "menu"\nmsgid ""\n"Op"\n"en"\nmsgstr "Auf"\nmsgid "Shut"\nmsgstr "Zu"'
+    )
+    rows = list(read_rows(str(tmp_path / "x.po"), ["msgid"]))
+    assert [(row.place.split(", ")[1], *row.fields.values()) for row in rows] == [
+        ("line 9", "menu", "Open", "Auf"),
+        ("line 13", "", "Shut", "Zu"),
+    ]
+
+
+@pytest.mark.parametrize("text", ['\n"a"\n', 'msgid "a"\nmsgstr\nno\n', 'msgid "a"\nmsgstr "b" c\n'])
+def test_a_catalog_that_does_not_parse_is_told_with_its_line(tmp_path, text):
+    (tmp_path / "x.po").write_text(text)
+    with pytest.raises(RegardError, match=r"x\.po, line 2: not as in a gettext catalog"):
+        list(read_rows(str(tmp_path / "x.po"), []))
 
 
 def test_splits_of_a_hub_data_set(tmp_path):
@@ -112,7 +148,6 @@ def test_splits_of_a_hub_data_set(tmp_path):
         ("x.csv", 'text,label\na,"b" c\n', r"x\.csv, line 2: not valid CSV"),
         ("x.csv", "text\na\n", r"no column 'label' \(its first line names: text\)"),
         ("x.parquet", "no\n", r"x\.parquet, after row 0: cannot be read"),
-        ("x.po", 'msgid "a"\nmsgstr\nno\n', r"x\.po"),
         ("x.po", "", r"no field 'text': a gettext catalog has msgid, msgstr"),
         ("x.jsonl", '{"text": null, "label": "a"}\n', r"x\.jsonl, line 1: 'text' holds None, not a text"),
         ("x.jsonl", '{"text": ["a"], "label": "a"}\n', r"line 1: 'text' holds \['a'\], not a text"),
@@ -131,6 +166,19 @@ def test_a_parquet_without_the_column(tmp_path):
     for ending in ("parquet", "csv", "po", "jsonl"):
         with pytest.raises(RegardError, match="cannot be read"):
             list(read_rows(f"{tmp_path}/none.{ending}", []))
+
+
+def test_a_parquet_of_one_row_group_is_not_read_whole(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"text": [f"{number:0500d}" for number in range(40_000)]})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="none", use_dictionary=False, row_group_size=1 << 30)
+    del table
+    before = pyarrow.total_allocated_bytes()
+    rows = read_rows(str(tmp_path / "x.parquet"), ["text"])
+    next(rows)
+    assert pyarrow.total_allocated_bytes() - before < 8 << 20  # of 20 MB
+    assert sum(1 for _ in rows) == 39_999
 
 
 def test_lists_of_words():

@@ -25,7 +25,7 @@ def update(model, **fields):
     return gradients
 
 
-@pytest.mark.parametrize("name", ["adam", "muon", "sgd", "adadelta"])
+@pytest.mark.parametrize("name", ["adam", "muon", "sgd", "asgd", "adadelta"])
 def test_every_parameter_is_updated_by_exactly_one_optimizer(name):
     model = small_model()
     optimizers = optimizers_of(model, Training(optimizer=name, learning_rate=0.1))
@@ -84,3 +84,32 @@ def test_sgd_moves_by_the_gradient_and_adadelta_by_its_paper():
     for name, value in model.named_parameters():
         moved = 1e-3 / (0.05 * gradients[name] ** 2 + 1e-6).sqrt() * gradients[name]
         torch.testing.assert_close(value, before[name] - 0.1 * moved)
+
+
+@pytest.mark.parametrize(
+    ("fields", "theirs"),
+    [
+        ({}, lambda weights: torch.optim.Adam(weights, 0.1, betas=(0.9, 0.98), eps=1e-9)),
+        ({"optimizer": "sgd"}, lambda weights: torch.optim.SGD(weights, 0.1)),
+        ({"optimizer": "asgd"}, lambda weights: torch.optim.SGD(weights, 0.1)),  # until it averages
+        ({"optimizer": "adadelta"}, lambda weights: torch.optim.Adadelta(weights, 0.1, rho=0.95, eps=1e-6)),
+    ],
+    ids=["adam", "sgd", "asgd", "adadelta"],
+)
+def test_over_several_steps_each_is_that_of_pytorch(fields, theirs):
+    model, other = small_model(), small_model()
+    training = Training(learning_rate=0.1, **fields)
+    optimizers, right = optimizers_of(model, training), theirs(other.parameters())
+    if not fields:
+        assert optimizers[0].defaults["fused"]
+    for _ in range(5):
+        for one, its in zip(model.parameters(), other.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            its.grad = one.grad.clone()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 * group["scale"]
+            optimizer.step()
+        right.step()
+    for one, its in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, its)

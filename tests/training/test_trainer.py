@@ -2,9 +2,11 @@
 
 import errno
 import json
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -231,30 +233,48 @@ def test_data_that_cannot_be_used(place, rows, changes, match):
     assert not (place / "run").exists()
 
 
-@pytest.mark.slow
-def test_killed_it_goes_on_from_its_last_checkpoint_bit_for_bit(place):
-    changes = ["training.max_steps=40", "training.checkpoint_every=3"]
-    whole = told(train(recipe(*changes), place / "whole"))
-    code = f"""
-import torch, sys
+KILLED = """
+import sys, torch
 from pathlib import Path
 from regard.training.recipe import load_recipe
 from regard.training.trainer import train
 torch.set_num_threads(1)
-for event in train(load_recipe("tiny.toml", {changes!r}), Path("killed")):
+folder, *changes = sys.argv[1:]
+resume = (Path(folder) / "checkpoint.safetensors").exists()
+for event in train(load_recipe("tiny.toml", changes), Path(folder), resume=resume):
     print(event.step, flush=True)
 """
-    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=place)
-    with running:
-        for line in running.stdout:
-            if int(line) >= 17:
-                running.send_signal(signal.SIGKILL)
-                break
-    assert running.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "seed"),
+    [
+        ([], 1),
+        (["training.ema_decay=0.9", "training.average=3"], 2),
+        (["training.optimizer=asgd", "training.learning_rate=0.5", "training.averaging_patience=1"], 3),
+    ],
+    ids=["mean of the last validations", "mean of all steps", "averaged SGD"],
+)
+def test_killed_at_random_moments_it_goes_on_bit_for_bit(place, changes, seed):
+    """Twice, anywhere in a step or in writing a checkpoint; data order, random numbers and means are the same."""
+    changes = [f"training.seed={seed}", "training.max_steps=40", "training.checkpoint_every=2", *changes]
+    changes += ["training.validate_every=5"]
+    whole = told(train(recipe(*changes), place / "whole"))
+    chance = random.Random(seed)
+    for until in (chance.randint(5, 15), chance.randint(17, 35)):
+        command = [sys.executable, "-c", KILLED, "killed", *changes]
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=place)
+        with running:
+            for line in running.stdout:
+                if int(line) >= until:
+                    time.sleep(chance.uniform(0, 0.03))
+                    running.send_signal(signal.SIGKILL)
+                    break
+        assert running.returncode == -signal.SIGKILL
     resumed = train(recipe(*changes), place / "killed", resume=True)
     begun_at = next(resumed).step
-    assert begun_at % 3 == 0 or begun_at % 8 == 0
-    assert begun_at >= 15
+    assert begun_at >= until - 2
     rest = told(resumed)
     assert rest == whole[-len(rest) :]
     assert rest[0][1] in (begun_at, begun_at + 1)  # a validation that was still owed, or the next step
@@ -279,6 +299,26 @@ def test_activation_checkpointing_draws_the_same_random_numbers(place):
     whole = losses_of(train(recipe(), place / "whole"))
     again = losses_of(train(recipe("training.activation_checkpointing=true"), place / "again"))
     assert again == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("inverse_sqrt", [0.5, 1, (2 / 3) ** 0.5, 0.5**0.5, 0.4**0.5]),
+        ("linear", [0.5, 1, 3 / 4, 2 / 4, 1 / 4]),
+        ("cosine", [0.5, 1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+        ("halving", [0.5, 1, 1, 0.5, 0.25]),
+        ("slanted", [1 / 32, 1, 1 - 31 / 32 / 9, 1 - 2 * 31 / 32 / 9, 1 - 3 * 31 / 32 / 9]),
+        ("constant", [0.5, 1, 1, 1, 1]),
+    ],
+)
+def test_a_recipe_reaches_every_schedule(place, schedule, shares):
+    """The rates of its first steps by hand, of a warm-up of two steps and five in all (slanted: ten, its peak at 1)."""
+    changes = [f"training.schedule={schedule}", "training.warmup_steps=2", "training.halve_after=3"]
+    steps = 10 if schedule == "slanted" else 5
+    changes += ["training.halve_every=1", f"training.max_steps={steps}", "cost.energy=false"]
+    rates = [event.rate for event in train(recipe(*changes), place / "run") if isinstance(event, Stepped)]
+    assert rates[:5] == pytest.approx([0.01 * share for share in shares])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ begun, and builds the model; then the trainer asks it for batches, for the loss 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -99,17 +100,23 @@ TASKS = {
 @torch.no_grad()
 def valid_loss(task: Task, model: Model, batch_tokens: int, examples: Examples | None = None) -> float:
     """Mean plain loss over the validation part, or over other examples."""
-    examples = task.valid if examples is None else examples
-    training = model.training
-    model.eval()
     total, count = 0.0, 0
-    for chosen in examples.plan(batch_tokens, 0, 0):
-        batch = examples.batch(chosen).to(model.device)
+    for batch in scoring_batches(model, task.valid if examples is None else examples, batch_tokens):
         predictions = task.predictions(batch)
         total += float(task.loss(model, batch, 0.0)[1]) * predictions
         count += predictions
-    model.train(training)
     return total / max(1, count)
+
+
+def scoring_batches(model: Any, examples: Examples, batch_tokens: int) -> Iterator[Any]:
+    """All batches, always in the same order, where the model is; until the last one it answers and does not learn."""
+    training = model.training
+    model.eval()
+    try:
+        for chosen in examples.plan(batch_tokens, 0, 0):
+            yield examples.batch(chosen).to(model.device)
+    finally:
+        model.train(training)
 
 
 def begin_from(model: Model, start: str) -> Model:

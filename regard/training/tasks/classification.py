@@ -21,9 +21,9 @@ from regard.models.decoder import language_model_loss, last_of_each
 from regard.models.gpt import GPT
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
-from regard.training.tasks import begin_from
-from regard.training.tasks.language_model import subwords_of, text_parts, vocabulary_of
-from regard.training.tasks.reading import PARTS, counts_of
+from regard.training.tasks import begin_from, scoring_batches
+from regard.training.tasks.language_model import encoder_of, subwords_of, text_parts, vocabulary_of
+from regard.training.tasks.reading import PARTS, counts_of, labels_of
 
 Row = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
@@ -43,12 +43,7 @@ class ClassificationTask:
     @classmethod
     def prepare(cls, recipe: Recipe, begun: Path | None) -> ClassificationTask:
         parts = text_parts(recipe, recipe.data.label_field)
-        labels = tuple(sorted({text.label for text in parts("train")}))
-        unseen = {text.label for name in PARTS[1:] for text in parts(name)} - set(labels)
-        if unseen:
-            raise RegardError(
-                f"the label {min(unseen)!r} stands in the validation or test data, but in none to learn from"
-            )
+        labels = labels_of(parts, lambda text: [text.label])
         if len(labels) < 2:
             raise RegardError(f"classes need two labels or more; the training data has only {labels[0]!r}")
         codec = subwords_of(recipe, parts, begun)
@@ -60,9 +55,8 @@ class ClassificationTask:
     def make_model(self) -> Model:
         kind = self.recipe.model.type
         if kind in ("bert", "albert"):
-            more = {"vocab_size": self.codec.vocab_size, "pad_token_id": self.codec.special.pad}
-            model = self.recipe.model.make(**more, heads=("classification",), labels=self.labels)
-        elif kind == "gpt":
+            return encoder_of(self.recipe, self.codec, ["classification"], labels=self.labels)
+        if kind == "gpt":
             special = {"bos_token_id": self.codec.special.bos, "eos_token_id": self.codec.special.eos}
             model = self.recipe.model.make(vocab_size=self.codec.vocab_size, **special, labels=self.labels)
         else:
@@ -103,13 +97,10 @@ class ClassificationTask:
 
     @torch.no_grad()
     def _score(self, model: Model, examples: LabelledTexts) -> Result:
-        model.eval()
         table = torch.zeros(len(self.labels), len(self.labels))  # right label, answered label
-        for chosen in examples.plan(self.recipe.training.batch_tokens, 0, 0):
-            batch = examples.batch(chosen).to(model.device)
+        for batch in scoring_batches(model, examples, self.recipe.training.batch_tokens):
             answered = self.scores(model, batch).argmax(dim=-1)
             table.index_put_((batch.labels.cpu(), answered.cpu()), torch.ones(len(answered)), accumulate=True)
-        model.train()
         hits = table.diagonal()
         accuracy = 100 * float(hits.sum() / table.sum())
         f1 = 100 * float((2 * hits / (table.sum(dim=0) + table.sum(dim=1)).clamp_min(1)).mean())

@@ -2,7 +2,7 @@
 
 - soft targets: the teacher's probabilities at a temperature (Hinton et al. 2015, section 2),
 - hidden states: of the student's layers and of as many of the teacher's, evenly spaced (Jiao et al. 2020, "TinyBERT",
-  equation 8, without a learnt map, so widths are equal; Sanh et al. 2019 have equal widths too),
+  equation 8); a narrower student learns beside it one linear map to the teacher's width, W_h there, for all layers,
 - attention relations: softmax(Q Q^T / sqrt(d)), of keys and values alike, of both last layers (Wang et al. 2021,
   "MiniLMv2", section 3). Queries, keys and values are the models' own projections of what enters the layer.
 
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regard.errors import RegardError
-from regard.models.base import Model
+from regard.models.base import LEARNING, Model
 from regard.models.bert import Bert
 from regard.models.catalog import load_model
 from regard.models.gpt import GPT
@@ -74,11 +74,9 @@ class DistillationTask:
             own, theirs = (getattr(model.config, field, None) for model in (student, self.teacher))
             if own != theirs:
                 raise RegardError(f"the teacher {name} has another {field} than the student: {_short(theirs, own)}")
-        if wanted.hidden_states and student.config.width != self.teacher.config.width:
-            raise RegardError(
-                f"distillation.hidden_states needs equal widths: the teacher has {self.teacher.config.width}, the "
-                f"student {student.config.width} (attention_relations compares any)"
-            )
+        widths = student.config.width, self.teacher.config.width
+        if wanted.hidden_states and widths[0] != widths[1]:
+            student.add_module(LEARNING, nn.Linear(*widths, bias=False))
         if wanted.attention_relations:
             for model in (student, self.teacher):
                 if not all(hasattr(layer, "self_attention") for layer in _layers(model)):
@@ -96,7 +94,7 @@ class DistillationTask:
             loss, plain = self.task.loss(model, batch, smoothing)
         with torch.no_grad(), _Noted(teacher) as taught:
             self.task.loss(teacher, batch, 0.0)
-        return wanted.task * loss + distilled(student, taught, wanted), plain
+        return wanted.task * loss + distilled(student, taught, wanted, getattr(model, LEARNING, None)), plain
 
     def predictions(self, batch: Any) -> int:
         return self.task.predictions(batch)
@@ -142,8 +140,8 @@ class _Noted:
         self.entering.append(inputs[0])
 
 
-def distilled(student: _Noted, teacher: _Noted, wanted: Distillation) -> Tensor:
-    """All that the teacher adds to the loss."""
+def distilled(student: _Noted, teacher: _Noted, wanted: Distillation, to_width: nn.Linear | None = None) -> Tensor:
+    """All that the teacher adds to the loss. `to_width`: the student's hidden states in the teacher's width."""
     total: Tensor = student.hidden[-1].new_zeros(())
     if wanted.soft_targets:
         for own, theirs in zip(student.logits, teacher.logits, strict=True):
@@ -152,6 +150,7 @@ def distilled(student: _Noted, teacher: _Noted, wanted: Distillation) -> Tensor:
         count, all_layers = len(student.hidden), len(teacher.hidden)
         for number, own in enumerate(student.hidden, start=1):
             theirs = teacher.hidden[math.ceil(number * all_layers / count) - 1]
+            own = own if to_width is None else to_width(own)
             total = total + wanted.hidden_states * F.mse_loss(own.float(), theirs.float()) / count
     if wanted.attention_relations:
         heads = wanted.relation_heads or teacher.layers[-1].self_attention.heads

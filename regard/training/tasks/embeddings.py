@@ -28,8 +28,8 @@ from regard.models.base import Model
 from regard.models.bert import Bert, sentence_embeddings
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
-from regard.training.tasks import begin_from
-from regard.training.tasks.language_model import subwords_of
+from regard.training.tasks import scoring_batches
+from regard.training.tasks.language_model import encoder_of, subwords_of
 from regard.training.tasks.reading import PARTS, Parts, counts_of
 
 
@@ -99,8 +99,7 @@ class EmbeddingsTask:
         return cls(recipe, codec, train, valid, test, counts_of(*tables))
 
     def make_model(self) -> Model:
-        more = {"vocab_size": self.codec.vocab_size, "pad_token_id": self.codec.special.pad, "pooler": None}
-        return begin_from(self.recipe.model.make(**more, heads=()), self.recipe.start)
+        return encoder_of(self.recipe, self.codec, [], pooler=None)
 
     def loss(self, model: Bert, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
         """Cross-entropy of a text's own second text among all of the batch (equation 1)."""
@@ -119,15 +118,12 @@ class EmbeddingsTask:
 
     @torch.no_grad()
     def _score(self, model: Bert, pairs: TextPairs) -> Result:
-        model.eval()
         first, second, texts, alike = [], [], [], []
-        for chosen in pairs.plan(self.recipe.training.batch_tokens, 0, 0):
-            batch = pairs.batch(chosen).to(model.device)
+        for batch in scoring_batches(model, pairs, self.recipe.training.batch_tokens):
             first.append(sentence_embeddings(model.hidden(batch.source)).float().cpu())
             second.append(sentence_embeddings(model.hidden(batch.target)).float().cpu())
             texts += [tuple(row.tolist()) for row in batch.target]
             alike.append(batch.answers.cpu())
-        model.train()
         one, other = torch.cat(first), torch.cat(second)
         if self.recipe.contrastive.similarity_field:
             rank = 100 * spearman((one * other).sum(dim=1), torch.cat(alike))

@@ -146,6 +146,12 @@ def subwords_of(recipe: Recipe, parts: Parts[Any], begun: Path | None) -> Subwor
     return train_subwords(recipe.tokenizer.kind, texts, recipe.tokenizer.vocab_size)
 
 
+def encoder_of(recipe: Recipe, codec: Subwords, heads: Sequence[str], **more: Any) -> Model:
+    """A BERT with these heads, new or begun from an earlier one."""
+    special = {"vocab_size": codec.vocab_size, "pad_token_id": codec.special.pad}
+    return begin_from(recipe.model.make(**special, heads=tuple(heads), **more), recipe.start)
+
+
 def vocabulary_of(codec: Subwords) -> dict[str, int | None]:
     """What a tokenizer says about a model's configuration."""
     special = codec.special

@@ -22,8 +22,8 @@ from regard.models.base import Model
 from regard.models.bert import Bert
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
-from regard.training.tasks import begin_from, valid_loss
-from regard.training.tasks.language_model import subwords_of, text_parts
+from regard.training.tasks import scoring_batches, valid_loss
+from regard.training.tasks.language_model import encoder_of, subwords_of, text_parts
 from regard.training.tasks.reading import PARTS, Parts, counts_of
 
 _SENTENCE = 24
@@ -62,8 +62,7 @@ class MaskedWordsTask:
         return cls(recipe, codec, train, valid, test, counts)
 
     def make_model(self) -> Model:
-        more = {"vocab_size": self.codec.vocab_size, "pad_token_id": self.codec.special.pad}
-        return begin_from(self.recipe.model.make(**more, heads=("masked_words", "next_sentence")), self.recipe.start)
+        return encoder_of(self.recipe, self.codec, ["masked_words", "next_sentence"])
 
     def loss(self, model: Bert, batch: Labelled | Shown, smoothing: float) -> tuple[Tensor, Tensor]:
         """Both objectives added; the plain loss is that of the hidden words."""
@@ -82,14 +81,11 @@ class MaskedWordsTask:
     @torch.no_grad()
     def _score(self, model: Bert, examples: LabelledTexts) -> Result:
         """Share of hidden words found, and of pairs judged rightly, in percent."""
-        model.eval()
         right = asked = judged = 0
-        for chosen in examples.plan(self.recipe.training.batch_tokens, 0, 0):
-            batch = examples.batch(chosen).to(model.device)
+        for batch in scoring_batches(model, examples, self.recipe.training.batch_tokens):
             _, _, words, pairs = self._answers(model, batch, 0.0)
             right, asked, judged = right + int(words.sum()), asked + len(words), judged + int(pairs.sum())
         nats = valid_loss(self, model, self.recipe.training.batch_tokens, examples)
-        model.train()
         scores = {"masked_words": 100 * right / max(1, asked), "next_sentence": 100 * judged / max(1, len(examples))}
         return Result(scores, -nats)
 

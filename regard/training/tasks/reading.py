@@ -74,6 +74,14 @@ class Parts(Generic[T]):
         return Path(data.cache) / f"{part}-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
 
 
+def labels_of(parts: Parts[T], of: Callable[[T], Iterable[str]]) -> tuple[str, ...]:
+    """The labels of the training part, in order; RegardError where another part has one that is not among them."""
+    known, *others = ({label for one in parts(part) for label in of(one)} for part in PARTS)
+    if unseen := set[str]().union(*others) - known:
+        raise RegardError(f"the label {min(unseen)!r} stands in the validation or test data, but in none to learn from")
+    return tuple(sorted(known))
+
+
 def counts_of(*tables: Table) -> dict[str, int]:
     """What was counted in all parts, for the model card."""
     return {name: count for table in tables for name, count in table.counts.items()}

@@ -16,8 +16,7 @@ from regard.models.base import Model
 from regard.models.bert import Bert, span_loss
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
-from regard.training.tasks import begin_from
-from regard.training.tasks.language_model import subwords_of
+from regard.training.tasks.language_model import encoder_of, subwords_of
 from regard.training.tasks.reading import PARTS, Parts, blocks, counts_of
 
 
@@ -54,8 +53,7 @@ class SpansTask:
         return cls(recipe, codec, parts, train, valid, counts_of(*tables))
 
     def make_model(self) -> Model:
-        more = {"vocab_size": self.codec.vocab_size, "pad_token_id": self.codec.special.pad, "pooler": None}
-        return begin_from(self.recipe.model.make(**more, heads=("spans",)), self.recipe.start)
+        return encoder_of(self.recipe, self.codec, ["spans"], pooler=None)
 
     def loss(self, model: Bert, batch: Labelled, smoothing: float) -> tuple[Tensor, Tensor]:
         """Of the first and the last token; labels are not smoothed."""

@@ -18,9 +18,9 @@ from regard.models.base import Model
 from regard.models.bert import Bert
 from regard.training.recipe import Recipe
 from regard.training.scoring import Result
-from regard.training.tasks import begin_from
-from regard.training.tasks.language_model import subwords_of
-from regard.training.tasks.reading import PARTS, Parts, counts_of
+from regard.training.tasks import scoring_batches
+from regard.training.tasks.language_model import encoder_of, subwords_of
+from regard.training.tasks.reading import PARTS, Parts, counts_of, labels_of
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,7 @@ class TokenLabelsTask:
             lambda sentence: (" ".join(sentence.words),),
             "sentences",
         )
-        labels = tuple(sorted({label for sentence in parts("train") for label in sentence.labels}))
-        unseen = {label for part in PARTS[1:] for one in parts(part) for label in one.labels} - set(labels)
-        if unseen:
-            raise RegardError(
-                f"the label {min(unseen)!r} stands in the validation or test data, but in none to learn from"
-            )
+        labels = labels_of(parts, lambda sentence: sentence.labels)
         codec, numbers = subwords_of(recipe, parts, begun), {label: number for number, label in enumerate(labels)}
 
         def rows(sentences: list[Sentence]) -> Iterator[tuple[Sequence[int], ...]]:
@@ -63,9 +58,7 @@ class TokenLabelsTask:
         return cls(recipe, codec, labels, train, valid, test, counts_of(*tables))
 
     def make_model(self) -> Model:
-        more = {"vocab_size": self.codec.vocab_size, "pad_token_id": self.codec.special.pad, "pooler": None}
-        model = self.recipe.model.make(**more, heads=("token_labels",), labels=self.labels)
-        return begin_from(model, self.recipe.start)
+        return encoder_of(self.recipe, self.codec, ["token_labels"], pooler=None, labels=self.labels)
 
     def loss(self, model: Bert, batch: Labelled, smoothing: float) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the labels of words."""
@@ -85,18 +78,15 @@ class TokenLabelsTask:
 
     @torch.no_grad()
     def _score(self, model: Bert, examples: LabelledTexts) -> Result:
-        model.eval()
         right: list[list[str]] = []
         answered: list[list[str]] = []
-        for chosen in examples.plan(self.recipe.training.batch_tokens, 0, 0):
-            batch = examples.batch(chosen).to(model.device)
+        for batch in scoring_batches(model, examples, self.recipe.training.batch_tokens):
             found = model(batch.inputs)["token_labels"].argmax(dim=-1)
             lengths = list(batch.inputs.lengths)
             for wanted, got in zip(batch.labels.split(lengths), found.split(lengths), strict=True):
                 words = wanted != NONE
                 right.append([self.labels[number] for number in wanted[words].tolist()])
                 answered.append([self.labels[number] for number in got[words].tolist()])
-        model.train()
         return label_scores(right, answered)
 
 
