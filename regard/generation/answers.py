@@ -1,21 +1,23 @@
-"""Answers to many texts: tokenised, grouped by length, searched in batches, by a worker for each core."""
+"""Answers to many texts: tokenised, the longest first, filled up as answers end, by a worker for each core."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import torch
 
 from regard.generation.engine import Engine
-from regard.generation.search import search
+from regard.generation.search import search_waiting
 from regard.generation.settings import Generator, Hypothesis, Search
 from regard.generation.speculative import Draft
+from regard.generation.waiting import Waiting
 from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec
 from regard.sequences import Sequences
 
-_ROWS = 128
+ROWS = 128
 """Beams of one batch at most: more need more memory and are no faster (benchmarks/translate.py)."""
 
 
@@ -45,27 +47,49 @@ def searched(
     device: torch.device | str = "cpu",
     draft: Draft | None = None,
     numbers: Sequence[int] | None = None,
+    most: int = ROWS,
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """The same for texts that are token ids already."""
+    """The same for texts that are token ids already. A worker has at most so many rows (beams, samples) at a time."""
     workers = _workers(model, len(sources))
-    batches = _batches([len(one) for one in sources], max(how.beams, how.answers), batch_tokens, workers)
-
-    def answered(worker: Generator, chosen: list[int]) -> Iterator[tuple[int, list[Hypothesis]]]:
-        source = Sequences.of_ids([sources[place] for place in chosen], device)
-        own = chosen if numbers is None else [numbers[place] for place in chosen]
-        return zip(chosen, search(worker, source, how, numbers=own, draft=draft), strict=True)
-
+    rows, share = max(how.beams, how.answers), -(-len(sources) // workers)
+    waiting = Waiting(
+        lambda chosen: Sequences.of_ids([sources[place] for place in chosen], device),
+        sorted(range(len(sources)), key=lambda place: -len(sources[place])),
+        range(len(sources)) if numbers is None else numbers,
+        # As many tokens as fit, and no worker without a text.
+        lambda place: min(batch_tokens // (len(sources[place]) * rows), most // rows, share),
+    )
     if workers == 1:
-        for chosen in batches:
-            yield from answered(model, chosen)
+        yield from search_waiting(model, waiting, how, draft=draft)
         return
     assert isinstance(model, Engine)
-    # One thread each is faster than all threads on every step: nobody waits for anybody. They share the weights.
+    yield from _by_workers(model, waiting, how, draft, workers)
+
+
+def _by_workers(
+    model: Engine, waiting: Waiting, how: Search, draft: Draft | None, workers: int
+) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """One thread each is faster than all threads on every step: nobody waits for anybody. They share the weights."""
+    found: SimpleQueue[tuple[int, list[Hypothesis]] | None] = SimpleQueue()
     threads, single = torch.get_num_threads(), model.with_threads(1)
+
+    def work() -> None:
+        try:
+            for one in search_waiting(single, waiting, how, draft=draft):
+                found.put(one)
+        finally:
+            found.put(None)
+
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for found in pool.map(lambda chosen: list(answered(single, chosen)), batches):
-                yield from found
+            futures = [pool.submit(work) for _ in range(workers)]
+            try:
+                for _ in range(workers):
+                    yield from iter(found.get, None)
+            finally:  # also if a worker failed, or nobody wants the rest
+                waiting.close()
+            for future in futures:
+                future.result()
     finally:
         torch.set_num_threads(threads)
 
@@ -75,15 +99,3 @@ def _workers(model: Generator, texts: int) -> int:
     if not isinstance(model, Engine):
         return 1
     return max(1, min(model.threads or torch.get_num_threads(), texts // 2))
-
-
-def _batches(lengths: Sequence[int], rows: int, batch_tokens: int, workers: int) -> list[list[int]]:
-    """Numbers of texts by batch: the longest first, and no worker without one."""
-    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    share = -(-len(order) // workers)
-    found = []
-    while order:
-        room = min(batch_tokens // (lengths[order[0]] * rows), _ROWS // rows, share)
-        found.append(order[: max(1, room)])
-        order = order[max(1, room) :]
-    return found

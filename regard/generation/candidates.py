@@ -114,15 +114,15 @@ def log_probabilities(
     return found
 
 
-def check_best(best: Float[Tensor, "rows"], length: int, texts: Sequence[int], empty: bool = False) -> None:
+def check_best(best: Float[Tensor, "rows"], told: Sequence[tuple[int, int]], empty: bool = False) -> None:
     """RegardError where a row's best score is not a number: NaN and infinity anywhere in its logits lead to that.
 
-    Also where nothing is left to choose, unless a row may be `empty`. `texts`: the rows' texts, from 0.
+    Also where nothing is left to choose, unless a row may be `empty`. `told`: each row's text, from 0, and step.
     """
     if bool(best.isfinite().all()):
         return
-    for text, value in zip(texts, best.tolist(), strict=True):
+    for (text, step), value in zip(told, best.tolist(), strict=True):
         if value != value or value == torch.inf:
-            raise RegardError(f"text {text + 1}, step {length}: the model's scores are not finite numbers")
+            raise RegardError(f"text {text + 1}, step {step}: the model's scores are not finite numbers")
         if value == -torch.inf and not empty:
-            raise RegardError(f"text {text + 1}, step {length}: the options forbid every token")
+            raise RegardError(f"text {text + 1}, step {step}: the options forbid every token")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from regard.generation.candidates import Candidates, certain, log_probabilities
@@ -26,17 +26,18 @@ def best_that_must(
     how: Search,
     length: int,
     texts: Texts,
-    history: Int[Tensor, "rows beams length"],
+    written: Sequence[Sequence[list[int]]],
     lefts: Sequence[int],
 ) -> Candidates:
-    """The best of each bank in turn, the nearest to having all first. `lefts`: tokens each row may still add after
-    this one.
+    """The best of each bank in turn, the nearest to having all first.
+
+    `written`: the tokens of each row's beams; `lefts`: how many each row may still add after this one.
     """
     if length <= len(how.given):
         return certain(sums, how.given[length - 1])
     rows, beams = sums.shape
     totals = sums[:, :, None] + log_probabilities(logits, how, length, texts).view(rows, beams, -1)
-    found = [_of_row(totals[row], history[row].tolist(), how, lefts[row], 2 * beams) for row in range(rows)]
+    found = [_of_row(totals[row], written[row], how, lefts[row], 2 * beams) for row in range(rows)]
     parts = zip(*found, strict=True)
     best, parents, tokens = (torch.tensor(part, device=sums.device) for part in parts)
     broken = totals.flatten(1).amax(dim=-1).isnan()[:, None]  # not dropped: it is told
@@ -60,7 +61,7 @@ def missing(text: Sequence[int], phrases: Sequence[Phrase]) -> tuple[int, list[i
 
 
 def _of_row(
-    totals: Float[Tensor, "beams vocabulary"], texts: list[list[int]], how: Search, left: int, count: int
+    totals: Float[Tensor, "beams vocabulary"], texts: Sequence[list[int]], how: Search, left: int, count: int
 ) -> tuple[list[float], list[int], list[int]]:
     """`count` candidates of one row: totals, beams, tokens; -inf where there are fewer."""
     vocabulary = totals.shape[1]

@@ -44,7 +44,7 @@ def contrastive_search(model: Any, source: Sequences, how: Search, numbers: Sequ
         if length <= len(how.given):
             logits.fill_(-torch.inf)[:, how.given[length - 1]] = 0.0
             own = logits
-        check_best(logits.amax(dim=-1), length, [numbers[row] for row in active])
+        check_best(logits.amax(dim=-1), [(numbers[row], length) for row in active])
         chances, tokens = logits.softmax(dim=-1).topk(min(count, logits.shape[1]), dim=-1)
         width = tokens.shape[1]
         tried = state.select(torch.arange(len(active), device=device).repeat_interleave(width))

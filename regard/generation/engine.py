@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.errors import RegardError
+from regard.generation.engine_state import FIRST_ROOM, EngineState
 from regard.generation.matrices import Precision, checked_precision
+from regard.generation.memories import Memories
 from regard.generation.native import OperationStruct, library
 from regard.generation.program import (
-    MEMORY,
     Program,
     UnsupportedPartError,
     write_decoder,
@@ -38,9 +38,6 @@ from regard.models.base import Model
 from regard.models.decoder import DecoderModel
 from regard.models.transformer import Transformer
 from regard.sequences import Sequences
-
-_FIRST_ROOM = 64
-"""Positions that a cache has room for at first."""
 
 
 def prepare(model: Model, precision: str = "int8", threads: int | None = None) -> Engine | Model:
@@ -90,14 +87,20 @@ class Engine:
     def start(self, source: Sequences) -> EngineState:
         """Encode the sources; or read all but the last token of each text that is to be gone on from."""
         rows = len(source)
-        state = EngineState(self, self._room(), np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32))
-        if self.reader is not None:
-            self._read_sources(source, state)
-        elif min(source.lengths, default=0) < 1:
-            raise RegardError("a text to go on from needs at least one token")
-        else:
-            self._read_texts(source, state)
+        memories = None if self.reader is None else Memories(self.reader.widths)
+        state = EngineState(
+            self, self._room(), np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32), memories=memories
+        )
+        self._read(source, state)
         return state
+
+    def join(self, source: Sequences, state: EngineState) -> EngineState:
+        """The same in the memory of a search that is under way, where rows have left it; `state.beside` joins both."""
+        new = state.begin(source.lengths)
+        self._read(source, new)
+        if new.capacity > 1:
+            new.table = np.repeat(new.slots[:, None], max(new.room.length, FIRST_ROOM), axis=1)
+        return new
 
     def step(
         self, tokens: Int[Tensor, "rows"], state: EngineState
@@ -152,13 +155,16 @@ class Engine:
         table = state.table
         places = (state.positions[:, None] + np.arange(count, dtype=np.int32)).flatten()
         slots, families = np.repeat(state.slots, count), np.repeat(state.families, count)
-        call |= {"families": families.ctypes.data}
-        if state.sources is not None:
-            call["sources"] = state.sources.ctypes.data
+        memories = None if state.memories is None else state.memories.tensors
+        if state.memories is not None:
+            families = 2 * families  # native code reads where the source of family f begins and ends at f and f + 1
+            call["sources"] = state.memories.spans.ctypes.data
+        call["families"] = families.ctypes.data
         if table is not None:
             call |= {"table": table.ctypes.data, "table_stride": table.shape[1]}
-        self._call(code, state, tokens.flatten(), places, slots, **call)
+        self._call(code, state, tokens.flatten(), places, slots, memories, **call)
         state.positions = state.positions + np.int32(count)
+        state.room.used = max(state.room.used, state.length)
 
     def _call(
         self,
@@ -167,26 +173,32 @@ class Engine:
         tokens: Tensor,
         positions: Int[np.ndarray, "rows"],
         slots: Int[np.ndarray, "rows"],
+        memories: dict[str, Tensor] | None = None,
         **call: int,
     ) -> None:
         tokens = tokens.long().contiguous()
         call |= {"tokens": tokens.data_ptr(), "slots": slots.ctypes.data}
-        run(code, state.room, positions, self.threads, state.memories, **call)
+        run(code, state.room, positions, self.threads, memories, **call)
+
+    def _read(self, source: Sequences, state: EngineState) -> None:
+        if self.reader is not None:
+            self._read_sources(source, state)
+        elif min(source.lengths, default=0) < 1:
+            raise RegardError("a text to go on from needs at least one token")
+        else:
+            self._read_texts(source, state)
 
     def _read_sources(self, source: Sequences, state: EngineState) -> None:
         """The encoder, and the keys and values of its memory for every layer of the decoder."""
         assert isinstance(self.model, Transformer)
         assert self.reader is not None
+        assert state.memories is not None
         layout = source.layout
-        state.sources = layout.offsets.numpy().astype(np.int32)
-        state.memories = {
-            name: torch.empty(layout.tokens * width)
-            for name, width in self.reader.widths.items()
-            if name.startswith(MEMORY)
-        }
+        found = state.memories.empty(layout.tokens)
         with torch.inference_mode():
             embedded = self.model.embed(source).values
-        run_over_texts(self.reader, state.room, embedded, layout, self.threads, state.memories)
+        run_over_texts(self.reader, state.room, embedded, layout, self.threads, found)
+        state.memories.put(state.families, layout.lengths, found, state.neighbours)
 
     def _read_texts(self, texts: Sequences, state: EngineState) -> None:
         """Fill the caches with all but the last token of each text."""
@@ -199,124 +211,17 @@ class Engine:
         places = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
         slots = np.repeat(state.slots, lengths)
         self._call(self.fill_code, state, tokens, places, slots)
+        state.room.used = max(state.room.used, state.length)
 
     def _room(self) -> Room:
-        return self._rooms.pop() if self._rooms else Room(self.best_code.caches)
+        room = self._rooms.pop() if self._rooms else Room(self.best_code.caches)
+        room.used = 0
+        return room
 
     def give_back(self, room: Room) -> None:
         """Keep the memory of a search that is over for the next one: fresh memory costs more than the work in it."""
         if len(self._rooms) < 4:
             self._rooms.append(room)
-
-
-@dataclass
-class EngineState:
-    """Where each row stands, and which places of the caches hold its past.
-
-    Row r of family f (the rows of one source) writes into slot f * capacity + its number within the family. All rows
-    of a family are at the same position, so none writes over what another one still looks at.
-    """
-
-    engine: Engine
-    room: Room
-    positions: Int[np.ndarray, "rows"]
-    families: Int[np.ndarray, "rows"]
-    capacity: int = 1
-    """Slots of a family: as many as it has ever had rows."""
-    table: Int[np.ndarray, "rows length"] | None = None
-    """For each row the slot of each earlier position; None while a family has one row."""
-    memories: dict[str, Tensor] = field(default_factory=dict)
-    sources: Int[np.ndarray, "families_1"] | None = None
-    slots: Int[np.ndarray, "rows"] = field(init=False)
-    owner: _Owner = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.slots = self.families.copy()
-        self.count = int(self.families.max(initial=-1)) + 1
-        self.owner = _Owner(self.engine, self.room)
-
-    def make_room(self, length: int) -> None:
-        """Caches long enough for so many positions."""
-        slots, room = self.count * self.capacity, self.room
-        if room.length >= length and room.slots >= slots and room.caches:
-            if self.table is not None and self.table.shape[1] < room.length:
-                self.table = _wider(self.table, room.length)
-            return
-        used, before = self.length, min(room.slots, slots)
-        old = room.make_caches(max(slots, room.slots), max(_FIRST_ROOM, room.length, 1 << (length - 1).bit_length()))
-        if used:
-            for cache, past in zip(room.caches, old, strict=True):
-                cache[:before, :used] = past[:before, :used]
-        if self.table is not None:
-            self.table = _wider(self.table, room.length)
-
-    @property
-    def length(self) -> int:
-        """Positions read so far, of the longest row."""
-        return int(self.positions.max(initial=0))
-
-    def cut(self, length: int) -> None:
-        """Forget what was read after the first `length` positions."""
-        self.positions = self.positions - np.int32(self.length - length)
-
-    def select(self, rows: Int[Tensor, "chosen"]) -> EngineState:
-        """The state of the chosen rows, in that order; a row may be chosen more than once."""
-        chosen = rows.numpy()
-        families = self.families[chosen]
-        number = _number_within(families)
-        capacity = int(number.max(initial=0)) + 1
-        if capacity > self.capacity:
-            self._widen(capacity)
-        new = copy.copy(self)
-        new.positions, new.families = self.positions[chosen], families
-        if new.capacity > 1:
-            assert self.table is not None
-            new.table = self.table[chosen]
-            new.slots = (families * new.capacity + number).astype(np.int32)
-        else:
-            new.slots = families
-        return new
-
-    def _widen(self, capacity: int) -> None:
-        """Give every family more slots: what was read so far moves to the first of them."""
-        before, used, room = self.capacity, self.length, self.room
-        self.capacity = capacity
-        length = max(room.length, _FIRST_ROOM)
-        if used or room.slots < self.count * capacity:
-            old, had = room.make_caches(max(room.slots, self.count * capacity), length), self.count * before
-            for cache, past in zip(room.caches, old, strict=True) if used else ():
-                groups = cache[: self.count * capacity].view(self.count, capacity, length, -1)
-                groups[:, :before, :used] = past[:had].view(self.count, before, past.shape[1], -1)[:, :, :used]
-        self.slots = (self.slots // before * capacity + self.slots % before).astype(np.int32)
-        if self.table is None:
-            self.table = np.repeat(self.slots[:, None], length, axis=1)
-        else:
-            self.table = (self.table // before * capacity + self.table % before).astype(np.int32)
-
-
-class _Owner:
-    """Gives the room back when the last state that uses it is gone."""
-
-    def __init__(self, engine: Engine, room: Room) -> None:
-        self.engine, self.room = engine, room
-
-    def __del__(self) -> None:
-        self.engine.give_back(self.room)
-
-
-def _wider(table: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([table, np.zeros((len(table), length - table.shape[1]), np.int32)], axis=1)
-
-
-def _number_within(families: np.ndarray) -> np.ndarray:
-    """Of each row how many rows of the same family stand before it."""
-    order = np.argsort(families, kind="stable")
-    ordered = families[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else ordered
-    lengths = np.diff(np.append(starts, len(ordered)))
-    number = np.empty_like(families)
-    number[order] = np.arange(len(ordered)) - np.repeat(starts, lengths)
-    return number
 
 
 # --- what differs between the systems ---------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ self-attention over the text so far.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from regard.attention import MultiHeadAttention
@@ -123,26 +124,21 @@ def _weights(
 
 
 def with_coverage(
-    model: Any, source: Sequences, how: Search, found: Sequence[Sequence[Hypothesis]]
-) -> list[list[Hypothesis]]:
-    """The same answers with coverage in their scores, by the mean of the heads of the layer before the last."""
+    model: Any, source: Shaped[Tensor, "tokens *rest"], how: Search, answers: Sequence[Hypothesis]
+) -> list[Hypothesis]:
+    """The answers to one source with coverage in their scores, by the mean of the heads of the layer before the last.
+
+    They have all ended, as in Wu et al. 2016, section 7: scores by equation 14 are "only available when a hypothesis
+    ends", and what goes on is compared by log P. OpenNMT-py and CTranslate2 do the same, the former unless told else.
+    """
     attentions = _attentions(model)
     layer = max(0, len(attentions) - 2)
     heads = [(layer, head) for head in range(attentions[layer].heads)]
-    ranked = []
-    for row, answers in zip(source, found, strict=True):
-        repeated = Sequences.of([row] * len(answers))
-        maps = attention_of(model, repeated, [answer.tokens for answer in answers], heads, how)
-        ranked.append([
-            Hypothesis(
-                answer.tokens,
-                answer.log_probability,
-                answer.score + coverage(weights.mean(dim=0), how.coverage_penalty),
-                answer.finished,
-            )
-            for answer, weights in zip(answers, maps, strict=True)
-        ])  # fmt: skip
-    return ranked
+    maps = attention_of(model, Sequences.of([source] * len(answers)), [one.tokens for one in answers], heads, how)
+    return [
+        replace(answer, score=answer.score + coverage(weights.mean(dim=0), how.coverage_penalty))
+        for answer, weights in zip(answers, maps, strict=True)
+    ]
 
 
 def coverage(weights: Float[Tensor, "produced source"], beta: float) -> float:

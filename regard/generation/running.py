@@ -34,6 +34,8 @@ class Room:
         self.rounded, self.row_scales = torch.empty(0, dtype=torch.int8), torch.empty(0)
         self.caches: list[Tensor] = []
         self.slots = self.length = 0
+        self.used = 0
+        """Positions of the caches that the search has written."""
         self.cache_pointers = (ctypes.c_void_p * max(1, len(cache_widths)))()
         self._pointers: Any = None
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from regard.generation.settings import Search
 
+_COLDEST = 1e-30
+"""Below it float32 has no numbers to divide by; nothing but the most probable token is drawn long before."""
+
 
 def chances(how: Search, number: int, sample: int = 0) -> random.Random:
     """The stream of numbers from 0 to 1 for one sample of one text; without a seed another one each time."""
@@ -37,7 +40,8 @@ def probabilities(logits: Float[Tensor, "rows vocabulary"], how: Search) -> Floa
     """What tokens are drawn by: temperature first, then what is left of the less probable."""
     scores = logits.float()
     if how.temperature is not None:
-        scores = scores / how.temperature
+        # The best score first becomes 0, so that no temperature makes it infinite.
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / max(how.temperature, _COLDEST)
     if how.top_k is not None and how.top_k < scores.shape[-1]:
         least = scores.topk(how.top_k, dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < least, -torch.inf)

@@ -42,6 +42,13 @@ class BestGenerator(Protocol):
     ) -> tuple[Float[Tensor, "rows count"], Int[Tensor, "rows count"], Any]: ...
 
 
+@runtime_checkable
+class Joinable(Protocol):
+    """And: `join` begins texts in the memory of a search that is under way, `state.beside` makes one state of two."""
+
+    def join(self, source: Sequences, state: Any) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """One answer: its tokens without the end token, log P(Y), and the score it was ranked by.
@@ -168,6 +175,11 @@ class Search:
     def reads_all(self) -> bool:
         """Whether the scores of all tokens are needed, and not those of the best alone."""
         return self.looks_back or self.samples or bool(self.must) or self.groups > 1
+
+    @property
+    def settled(self) -> int:
+        """After so many tokens every further one is chosen by the same rules."""
+        return max(len(self.given), self.min_tokens, 1 if self.forbidden_first else 0)
 
     @property
     def answers(self) -> int:

@@ -111,12 +111,12 @@ def _next(
     length = len(text) - begun + 1
     if drawn is None or length <= len(how.given) or proposal is None:
         best, tokens = choose(logits, how, length, [text], [] if drawn is None else [drawn])
-        check_best(best, length, [number])
+        check_best(best, [(number, length)])
         token = int(tokens[0])
         return token, float(best[0]), proposal is not None and token == proposal[0]
     scores = logits.float().clone()
     change(scores, how, length, [text])
-    check_best(scores.amax(dim=-1), length, [number])
+    check_best(scores.amax(dim=-1), [(number, length)])
     chance = probabilities(scores, how)[0]
     token, kept = accept(chance, proposal, drawn)
     return token, float(logits.float().log_softmax(dim=-1)[0, token]), kept

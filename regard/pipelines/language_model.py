@@ -14,8 +14,9 @@ from regard.errors import RegardError
 from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
+from regard.generation.answers import searched
 from regard.generation.looking import Head, attention_of
-from regard.generation.search import Hypothesis, Search, search
+from regard.generation.search import Hypothesis, Search
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
 from regard.models.base import Model
@@ -26,7 +27,7 @@ from regard.pipelines.prepared import Prepared
 from regard.pipelines.searching import drafting, in_tokens
 from regard.sequences import Sequences
 
-_TOGETHER = 32  # texts of one batch: their caches are in memory together
+_TOGETHER = 32  # texts at a time: their caches are in memory together
 
 
 class LanguageModel(Prepared, FileRunner):
@@ -60,8 +61,10 @@ class LanguageModel(Prepared, FileRunner):
         """
         how = self.search(tokens, beams, **options)
         drafts = drafting(draft, self)
-        source = Sequences.of_ids([self.prompt(text) for text in texts], self.model.device)
-        return search(self.generator(), source, how, numbers=numbers, draft=drafts)
+        begun = [self.prompt(text) for text in texts]
+        some = {"device": self.model.device, "draft": drafts, "numbers": numbers}
+        found = dict(searched(self.generator(), begun, how, most=_TOGETHER * max(how.beams, how.answers), **some))
+        return [found[place] for place in range(len(texts))]
 
     def search(self, tokens: int, beams: int = 1, length_penalty: float = 0.0, **options: Any) -> Search:
         if tokens < 1:
@@ -96,23 +99,13 @@ class LanguageModel(Prepared, FileRunner):
 
         With `heads` also where they looked; the other options, and `numbers`, are those of `hypotheses`.
         """
-        lengths = [len(self.check(text)) for text in texts]
-        numbers = range(len(texts)) if numbers is None else numbers
-        order = sorted(range(len(texts)), key=lambda place: lengths[place])
-        found: dict[int, list[Hypothesis]] = {}
-        for start in range(0, len(order), _TOGETHER):
-            chosen = order[start : start + _TOGETHER]
-            some = [texts[place] for place in chosen]
-            answers = self.hypotheses(some, numbers=[numbers[place] for place in chosen], **options)
-            found |= zip(chosen, answers, strict=True)
-        for place, text in enumerate(texts):
+        for text, answers in zip(texts, self.hypotheses(texts, numbers=numbers, **options), strict=True):
             listed = [
-                {"text": text + self.continuation(text, one.tokens), "log_p": one.log_probability}
-                for one in found[place]
+                {"text": text + self.continuation(text, one.tokens), "log_p": one.log_probability} for one in answers
             ]
             row: dict[str, Any] = {"source": text, "answer": listed[0]["text"], "hypotheses": listed}
             if heads:
-                row["attention"] = self.attention(text, found[place][0].tokens, heads).tolist()
+                row["attention"] = self.attention(text, answers[0].tokens, heads).tolist()
             yield row
 
     def continuation(self, text: str, tokens: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from regard.errors import RegardError
-from regard.generation.stream import Draw, stream
+from regard.generation.stream import stream
 from regard.sequences import Sequences
 from regard.serve.answering import Service, problem_of, said, service_of
 from regard.serve.schemas import Classify, Embed, Fill, Generate, Translate
@@ -116,11 +116,12 @@ def continuations(volume: Volume, texts: list[str], tokens: int, beams: int) -> 
     ]
 
 
-def draw_of(temperature: float | None, top_p: float | None, seed: int | None) -> Draw:
-    return Draw(temperature or 0.0, 1.0 if top_p is None else top_p, seed)
+def draw_of(temperature: float | None, top_p: float | None, seed: int | None) -> dict[str, Any]:
+    """Search options: temperature 0 is greedy."""
+    return {"temperature": temperature, "top_p": top_p, "seed": seed} if temperature else {}
 
 
-async def written(service: Service, volume: Volume, text: str, tokens: int, draw: Draw) -> AsyncIterator[str]:
+async def written(service: Service, volume: Volume, text: str, tokens: int, draw: dict[str, Any]) -> AsyncIterator[str]:
     """The answer as it is written, in pieces of text; every token waits for its turn like any other request."""
     pieces = _pieces(volume, text, tokens, draw)
     while (piece := await service.engine.run(lambda: next(pieces, None), patient=False)) is not None:
@@ -128,16 +129,16 @@ async def written(service: Service, volume: Volume, text: str, tokens: int, draw
             yield piece
 
 
-def _pieces(volume: Volume, text: str, tokens: int, draw: Draw) -> Iterator[str]:
+def _pieces(volume: Volume, text: str, tokens: int, draw: dict[str, Any]) -> Iterator[str]:
     """A piece a token; where a token is only a part of a letter, an empty one, and the letter with its last part."""
     pipeline = volume.pipeline
     if volume.kind == "translator":
-        source, how = pipeline.check(text), pipeline.search(1, 0.6)
+        source, how = pipeline.check(text), pipeline.search(1, 0.6, **draw)
     else:
-        source, how = pipeline.prompt(text), going_on(pipeline, tokens)
+        source, how = pipeline.prompt(text), going_on(pipeline, tokens, **draw)
     found: list[int] = []
     shown = ""
-    for token in stream(pipeline.model, Sequences.of_ids([source], pipeline.model.device), how, draw=draw):
+    for token in stream(pipeline.model, Sequences.of_ids([source], pipeline.model.device), how):
         found.append(token)
         whole = (
             pipeline.codec.target.decode(found) if volume.kind == "translator" else pipeline.continuation(text, found)

@@ -98,10 +98,11 @@ def continued(volume: Volume, text: str, begin: Sequence[int], tokens: int = 0) 
     return list(stream(pipeline.model, source, going_on(pipeline, max(tokens, len(begin))), begin))
 
 
-def going_on(pipeline: Any, tokens: int) -> Search:
+def going_on(pipeline: Any, tokens: int, **options: Any) -> Search:
     """How a language model goes on by at most so many tokens."""
     end = pipeline.tokenizer.special.eos
-    return Search(None, -1 if end is None else end, 1, 0.0, extra_length=tokens, limit=pipeline.limit or 1 << 30)
+    end, limit = -1 if end is None else end, pipeline.limit or 1 << 30
+    return Search(None, end, 1, 0.0, extra_length=tokens, limit=limit, **options)
 
 
 def check_tokens(volume: Volume, tokens: Sequence[int]) -> None:
