@@ -48,9 +48,11 @@ class Duration:
 
 def share_of(work: Workload, device: Device) -> float:
     """Where no other is given. Held to runs on a CPU (tests/training/test_planning.py), not to runs on a GPU."""
-    if work.config.model_type in _RECURRENT_SHARES:
-        return _RECURRENT_SHARES[work.config.model_type]
-    return _CPU_BF16_SHARE if device.name == CPU and work.recipe.training.precision == "bf16" else SHARE
+    half_on_cpu = device.name == CPU and work.recipe.training.precision == "bf16"
+    if work.config.model_type in _RECURRENT_SHARES:  # bf16 gains nothing there
+        share = _RECURRENT_SHARES[work.config.model_type]
+        return share * device.fp32 / device.bf16 if half_on_cpu else share
+    return _CPU_BF16_SHARE if half_on_cpu else SHARE
 
 
 def duration_of(

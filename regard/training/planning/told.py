@@ -52,7 +52,9 @@ def table(plans: Sequence[Plan | RegardError], counts: Sequence[int]) -> str:
     widths = [max(len(row[place]) for row in rows) for place in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     work, device = made[0].work, made[0].place.device
-    head = f"{work.recipe.name}: {of(work.parameters, '')} parameters, {work.batch_tokens:,} tokens a step, {work.note}."
+    head = (
+        f"{work.recipe.name}: {of(work.parameters, '')} parameters, {work.batch_tokens:,} tokens a step, {work.note}."
+    )
     return "\n".join([head, f"{device.name}: {device.source}.", "", *lines, *failed])
 
 
