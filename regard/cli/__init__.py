@@ -10,6 +10,7 @@ import typer
 from regard.cli.evaluate import evaluate
 from regard.cli.explain import explain
 from regard.cli.export import export
+from regard.cli.plan import plan
 from regard.cli.plot import plot
 from regard.cli.run import run
 from regard.cli.serve import explore, serve
@@ -29,6 +30,7 @@ app.command()(explain)
 app.command()(run)
 app.command()(evaluate)
 app.command()(train)
+app.command()(plan)
 app.command()(plot)
 app.command()(export)
 app.command()(serve)

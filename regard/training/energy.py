@@ -26,6 +26,23 @@ class Energy:
     source: str = "not measured"
 
 
+def grams_per_kwh(country: str = "") -> float | None:
+    """What a kilowatt hour emits there, by codecarbon's table; without a country, or of one that it does not know, the
+    world's mean. None where codecarbon is not installed.
+    """
+    logging.getLogger("codecarbon").disabled = True
+    try:
+        from codecarbon.core.emissions import Emissions
+        from codecarbon.core.units import Energy as Amount
+        from codecarbon.external.geography import GeoMetadata
+        from codecarbon.input import DataSource
+
+        where, table = GeoMetadata(country_iso_code=country or _WORLD), DataSource()  # type: ignore[no-untyped-call]
+        return 1000 * float(Emissions(table).get_country_emissions(Amount.from_energy(kWh=1.0), where))
+    except Exception:  # not installed, or other than it was
+        return None
+
+
 class EnergyWatch:
     """Looks at the machine's power from a thread of its own: starting it costs the run no time."""
 

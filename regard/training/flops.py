@@ -24,7 +24,7 @@ def training_flops(config: Any, batch: Any) -> int:
         return 0
     target = getattr(batch, "target", None)
     lengths = None if target is None else target.lengths
-    return 3 * forward_flops(config, source.lengths, lengths, _asked(config, source.lengths))
+    return 3 * forward_flops(config, source.lengths, lengths, places_scored(config, source.lengths))
 
 
 def forward_flops(config: Any, source: Lengths, target: Lengths | None = None, predicted: int | None = None) -> int:
@@ -35,8 +35,8 @@ def forward_flops(config: Any, source: Lengths, target: Lengths | None = None, p
     return _COUNTS[config.model_type](config, source, target or (), predicted)
 
 
-def _asked(config: Any, lengths: Lengths) -> int | None:
-    """Places at which words are scored while a model learns."""
+def places_scored(config: Any, lengths: Lengths) -> int | None:
+    """Places at which words are scored while a model learns; None is at every token (of the target)."""
     if config.model_type in ("bert", "albert"):
         if "masked_words" not in config.heads:
             return 0
