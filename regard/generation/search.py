@@ -28,6 +28,7 @@ from regard.generation.looking import with_coverage
 from regard.generation.sampling import chances
 from regard.generation.settings import Generator, Hypothesis, Search, State, length_penalty
 from regard.generation.speculative import Draft, speculate
+from regard.generation.static import Static
 from regard.sequences import Sequences
 
 __all__ = ["Generator", "Going", "Hypothesis", "Search", "State", "length_penalty", "search"]
@@ -53,7 +54,7 @@ def search(
     numbers = range(len(source)) if numbers is None else numbers
     if not isinstance(model, Generator):
         raise RegardError(f"a {type(model).__name__} cannot generate: it has no start and step")
-    own = model.model if isinstance(model, Engine) else model  # what looks inside needs the model itself
+    own = model.model if isinstance(model, Engine | Static) else model  # what looks inside needs the model itself
     if draft is not None:
         return speculate(model, source, how, draft, numbers)
     if how.contrasts:
