@@ -18,6 +18,7 @@ from side_by_side import Contender, interleaved, keep, ratio
 
 WORK = (("translation", 1, 1), ("translation", 1, 4), ("translation", 16, 4), ("language", 1, 1))
 """What is written, how many texts at once, and with how many beams."""
+WAYS = ("own", "none", "compile", "graph", "engine")
 
 
 def contender(device: str, way: str, precision: str, layers: int) -> Callable:
@@ -57,6 +58,7 @@ def contender(device: str, way: str, precision: str, layers: int) -> Callable:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="own is always needed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=6, help="of encoder and decoder; GPT has twice as many")
     parser.add_argument("--markdown", action="store_true", help="write the table into RESULTS.md")
@@ -67,6 +69,7 @@ def main() -> None:
     else:
         ways += [(f"recorded {precision}", "graph", precision) for precision in ("fp32", "bf16", "fp8")]
         ways.append(("compiled bf16", "compile", "bf16"))
+    ways = [way for way in ways if way[1] in options.ways]
     contenders = [Contender(name, contender, options.device, *rest, options.layers) for name, *rest in ways]
     lines = ["| | " + " | ".join(f"{kind} x {texts}, {beams} beam(s)" for kind, texts, beams in WORK) + " |"]
     lines.append("| - |" + " -: |" * len(WORK))

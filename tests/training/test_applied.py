@@ -32,6 +32,7 @@ name = "tiny"
 [data]
 train = "pairs.tsv"
 valid = "pairs.tsv"
+test = "pairs.tsv"
 [tokenizer]
 vocab_size = 400
 [model]
