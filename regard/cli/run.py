@@ -37,7 +37,14 @@ def run(
     beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept; 1 is greedy.")] = 1,
     length_penalty: Annotated[float, typer.Option(help="alpha of the paper; 0: none. Used with --beams.")] = 0.6,
     tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a language model.")] = 50,
-    precision: Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8, the fastest.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Of the weights: fp32, bf16, or int8, the fastest; on a GPU fp8 instead of int8.")
+    ] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto: the accelerator if there is one.")] = "cpu",
+    capture: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Steps of fixed shapes: graph (the default on a GPU), compile, or none.", show_default=False),
+    ] = None,
     jsonl: Annotated[bool, typer.Option(help="One JSON object a line: source, answers, scores, alignment.")] = False,
     alignment: Annotated[
         Optional[Path], typer.Option(help="Write word alignments (0-0 1-2 ...), one line a text.")  # noqa: UP045
@@ -68,7 +75,7 @@ def run(
     bulk = input_file and output_file and (input_file.is_file() or not input_file.exists())
     if (field or restart) and not bulk:
         raise RegardError(f"{'--field' if field else '--restart'} needs a file to read, --input, and one for --output")
-    loaded: Any = load(model, precision)
+    loaded: Any = load(model, precision, device, capture)
     options, heads = prepared(search)
     if search and not isinstance(loaded, TextToText | LanguageModel):
         raise RegardError(f"{model} cannot generate: leave --{next(iter(search)).replace('_', '-')} out")

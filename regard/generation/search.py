@@ -23,6 +23,7 @@ from regard.generation.engine import Engine
 from regard.generation.greedy import Rows
 from regard.generation.settings import Generator, Hypothesis, Joinable, Search, State, length_penalty
 from regard.generation.speculative import Draft, speculate
+from regard.generation.static import Static
 from regard.generation.waiting import Texts, Waiting
 from regard.sequences import Sequences
 
@@ -107,4 +108,4 @@ def _by_themselves(model: Any, texts: Texts, how: Search, draft: Draft | None) -
 
 def _within(model: Any) -> Any:
     """What looks inside needs the model itself."""
-    return model.model if isinstance(model, Engine) else model
+    return model.model if isinstance(model, Engine | Static) else model

@@ -92,9 +92,8 @@ class RotaryPositions(nn.Module):
     def forward(
         self, x: Float[Tensor, "*batch positions head_width"], positions: Int[Tensor, "*some"]
     ) -> Float[Tensor, "*batch positions head_width"]:
-        cosines, sines = (table.to(x.dtype) for table in self._angles(positions))
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+        cosines, sines = self._angles(positions)
+        return turned(x, cosines.to(x.dtype), sines.to(x.dtype))
 
     def _angles(self, positions: Int[Tensor, "*some"]) -> tuple[Tensor, Tensor]:
         """Cosine and sine of the angles of each position: (*some, head_width / 2)."""
@@ -104,6 +103,14 @@ class RotaryPositions(nn.Module):
             angles = places[:, None] * self._rates.to(positions.device)
             self._cosines, self._sines = angles.cos(), angles.sin()
         return self._cosines[positions], self._sines[positions]
+
+
+def turned(
+    x: Float[Tensor, "*batch head_width"], cosines: Float[Tensor, "*#batch half"], sines: Float[Tensor, "*#batch half"]
+) -> Float[Tensor, "*batch head_width"]:
+    """Each pair of channels i and i + K/2 turned by its angle."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
 
 
 @dataclass(frozen=True)

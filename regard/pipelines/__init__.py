@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import RegardError
-from regard.generation.matrices import checked_precision
 from regard.hub import ctranslate2, gguf
 from regard.hub.huggingface import find_on_hub, is_huggingface, read_folder
 from regard.modalities.subwords import SubwordCodec, Subwords
@@ -31,6 +30,7 @@ from regard.models.transformer import Transformer
 from regard.models.ulmfit import AwdLstm, Ulmfit
 from regard.models.whisper import Whisper
 from regard.pipelines.language_model import LanguageModel
+from regard.pipelines.prepared import place
 from regard.pipelines.speech_to_text import SpeechToText
 from regard.pipelines.text_reader import TextReader
 from regard.pipelines.text_to_text import TextToText
@@ -43,15 +43,18 @@ _LANGUAGE_MODELS = (GPT, Llama, AwdLstm)
 _READERS = (Bert, Albert, Ulmfit, GPT)
 
 
-def load(name_or_folder: str = DEFAULT, precision: str = "fp32") -> Pipeline:
+def load(
+    name_or_folder: str = DEFAULT, precision: str = "fp32", device: str = "cpu", capture: str | None = None
+) -> Pipeline:
     """A model by its name in the package or on the Hugging Face hub, or from its folder or a training run's folder.
 
-    `precision`: of the weights while it answers (fp32, bf16, int8); explanations are always float32.
+    `precision`: of the weights while it answers (fp32, bf16, int8; on a GPU fp32, bf16, fp8); explanations are always
+    float32. `device`: cpu, cuda, ..., or auto. `capture`: steps of fixed shapes, recorded as a graph (`graph`, the
+    default on a GPU), compiled (`compile`), or as they are (`none`).
     Raises RegardError for an unknown name (with the nearest) and for a missing or damaged folder.
     """
-    chosen = checked_precision(precision)
     loaded = _load(name_or_folder)
-    loaded.precision = chosen
+    place(loaded, precision, device, capture)
     return loaded
 
 

@@ -46,7 +46,7 @@ def drafting(draft: Any, loaded: Any) -> Draft | None:
         raise RegardError(f"{draft.name} cannot be a draft: it writes no text")
     if draft.vocabulary() != loaded.vocabulary():
         raise RegardError(f"{draft.name} cannot be a draft of {loaded.name}: their tokenizers differ")
-    return ModelDraft(draft.model, loaded.model)
+    return ModelDraft(draft.model.to(loaded.model.device), loaded.model)
 
 
 def _phrases(

@@ -68,7 +68,8 @@ class TextToText(Prepared, FileRunner):
         drafts = drafting(draft, self)
         for text in texts:
             self.check(text)
-        yield from answer(self.generator(), self.codec, texts, how, draft=drafts, numbers=numbers)
+        generator, device = self.generator(), self.model.device
+        yield from answer(generator, self.codec, texts, how, device=device, draft=drafts, numbers=numbers)
 
     kind = "hypotheses"
 
@@ -130,7 +131,7 @@ class TextToText(Prepared, FileRunner):
         beams = options.pop("beams", 1)
         seen: list[Going] = []
         if beams > 1:
-            source = Sequences.of_ids([self.check(text) for text in texts])
+            source = Sequences.of_ids([self.check(text) for text in texts], self.model.device)
             found = search(self.generator(), source, self.search(beams, 0.6), seen)
             return ask(self.trace(texts, [one[0].tokens for one in found]), views, options_of(options, seen=seen))
         return ask(self.trace(texts), views, options_of(options))
@@ -146,7 +147,9 @@ class TextToText(Prepared, FileRunner):
             "target": [self.codec.target.pieces_of(ids) for ids in begun],
             "produced": [self.produced(ids) for ids in answers],
         }
-        trace = Trace(self.model, Sequences.of_ids(sources), Sequences.of_ids(begun), pieces=pieces)
+        device = self.model.device
+        given = Sequences.of_ids(sources, device), Sequences.of_ids(begun, device)
+        trace = Trace(self.model, *given, pieces=pieces)
         trace.texts = list(texts)
         trace.spell, trace.spell_source = self.codec.target.spell, self.codec.source.spell
         return trace
