@@ -231,9 +231,13 @@ class Trace:
         resolution: tuple[int, int] = (256, 256),
         kind: Kind | None = None,
         row: int = 0,
+        sampled: bool = False,
     ) -> Map:
-        """A region (queries, keys) of a head's map in at most so many cells, whatever the length of the text."""
-        return self.attention(layer, head, row, kind).map(*region, resolution)
+        """A region (queries, keys) of a head's map in at most so many cells, whatever the length of the text.
+
+        `sampled`: its first sight, see `AttentionView.map`.
+        """
+        return self.attention(layer, head, row, kind).map(*region, resolution, sampled)
 
     @property
     def attention_places(self) -> list[str]:
