@@ -52,7 +52,11 @@ def _model(chosen: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     tokenizer = train_subwords("bytes", ["abc"], 257)
     config = GPTConfig(
-        vocab_size=tokenizer.vocab_size, n_positions=chosen.tokens, n_embd=chosen.width, n_layer=chosen.layers, n_head=chosen.looks
+        vocab_size=tokenizer.vocab_size,
+        n_positions=chosen.tokens,
+        n_embd=chosen.width,
+        n_layer=chosen.layers,
+        n_head=chosen.looks,
     )
     return LanguageModel("long", GPT(config).eval(), tokenizer)
 
@@ -68,7 +72,9 @@ def _look(address: str, chosen: argparse.Namespace) -> None:
         began = time.perf_counter()
         page.goto(f"{address}/#{urlencode(state)}")
         page.wait_for_selector("canvas[data-first]")
-        print(f"opened, read and traced {chosen.tokens:,} tokens: {time.perf_counter() - began:.1f} s to the first tile\n")
+        print(
+            f"opened, read and traced {chosen.tokens:,} tokens: {time.perf_counter() - began:.1f} s to the first tile\n"
+        )
         print("| | median, ms | largest, ms |\n| - | -: | -: |")
         tiles, chosen_to_tile = [], []
         for head in range(1, chosen.looks):
@@ -77,7 +83,10 @@ def _look(address: str, chosen: argparse.Namespace) -> None:
             page.wait_for_selector(f'canvas[data-first][data-head="{head}"]')
             chosen_to_tile.append(page.evaluate("performance.now() - window.asked"))
             tiles.append(float(page.get_attribute("canvas", "data-first")))
-        for name, times in (("the map asked for to its first tile painted", tiles), ("head chosen to the same", chosen_to_tile)):
+        for name, times in (
+            ("the map asked for to its first tile painted", tiles),
+            ("head chosen to the same", chosen_to_tile),
+        ):
             print(f"| {name} | {statistics.median(times):,.0f} | {max(times):,.0f} |")
         began = time.perf_counter()
         page.wait_for_selector('canvas[data-exact="true"]')

@@ -30,6 +30,8 @@ LARGEST_AT_A_GLANCE = 2048
 """Tokens up to which every head gets a small map at once, and up to which a model is asked for its answer on the way:
 both take time that grows with the square of their number."""
 _THUMBNAIL = 32
+_NOT_DRAWN = ("products", "exponentials", "sums", "mean_weights", "share_lengths", "share_parts", "bias_part")
+"""Numbers of the walkthrough's page that the explorer's picture has no place for."""
 
 
 def described(volume: Volume, trace: Trace) -> dict[str, Any]:
@@ -52,16 +54,26 @@ def described(volume: Volume, trace: Trace) -> dict[str, Any]:
 def asked(trace: Trace, view: str, options: Options) -> dict[str, Any]:
     """One view by its name: what it shows block by block, and its own numbers."""
     results = ask(trace, [view], options)
-    return {"view": view, "asks": VIEWS[view].asks, "results": [_shown(result) for result in results]}
+    return {"view": view, "asks": VIEWS[view].asks, "results": [shown(result) for result in results]}
 
 
 def process(trace: Trace, options: Options) -> dict[str, Any]:
     """The complete process for one query, all heads; a recurrent layer's gates as blocks."""
     (found,) = VIEWS["walkthrough"].ask(trace, options)
     if not isinstance(found, Walkthrough):
-        return {"title": found.title, "results": [_shown(found)]}
+        return {"title": found.title, "results": [shown(found)]}
     before, after = found.embedding_formula
+    a = found.attention
+    drawn = {f"{a}.{name}" for name in ("queries", "keys", "values", "mixed", "output")}
+    drawn |= {f"{name}_residual.{part}" for name in (a, "feed_forward") for part in ("added", "output")}
     numbers = numbers_of(found)
+    numbers["steps"] = {
+        name: value
+        for name, value in numbers["steps"].items()
+        if name in drawn | {"feed_forward.activated", "feed_forward.output"}
+    }
+    for name in _NOT_DRAWN:
+        del numbers[name]
     tokens = [
         {"text": piece, "word": number, "token": place}
         for number in detailed(found)
@@ -242,7 +254,7 @@ def _read(volume: Volume, text: str, count: int) -> dict[str, Any]:
     return {"hidden": [[asdict(one) for one in choices] for choices in pipeline.fill(text, count)]}
 
 
-def _shown(result: Result) -> dict[str, Any]:
+def shown(result: Result) -> dict[str, Any]:
     blocks = [{"type": type(block).__name__.lower(), **_fields(block)} for block in result.blocks()]
     return {"title": result.title, "blocks": blocks, "data": result.to_dict()}
 
