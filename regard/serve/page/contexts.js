@@ -31,7 +31,7 @@ export const contexts = {
       h("p", { class: "lead" }, "The same word begins with the same vector (its place in the text apart). Layer by layer the other words mix into it, and its vectors part."),
       h("h3", {}, `Layer ${data.layer}, ${data.head === null ? "mean of all heads" : "head " + data.head}: what the new embedding is mixed from`),
       blocks.filter((block) => block.type === "equation").map(equation),
-      h("h3", {}, "How far the vectors part from that in text 1"), h("div", { class: "frame" }, parting(data)),
+      h("h3", {}, "How far the vectors part from that in text 1"), h("div", { class: "frame wide", tabindex: 0, role: "region", "aria-label": "How far the vectors part" }, parting(data)),
       h("h3", {}, "Who pushed them apart"), h("div", { class: "plates" }, data.pushes.map((pushes, row) => pushed(pushes, data.texts[row], row))), add));
   },
 };
