@@ -41,6 +41,8 @@ _EXACT, _FINE = 30_000, 120_000
 """Weights that are kept as they are; and as 16 bits; more than that are kept as 8."""
 _LONGEST_MAP = 256
 """Tokens up to which a map is kept weight by weight."""
+_MOST_CONTEXTS = 400
+"""Contexts up to which each head's are kept too: there is one a layer, head and word."""
 _GOES_ON = 12
 """How far a language model's answer is followed, as on the page."""
 _START = """
@@ -104,7 +106,8 @@ class _Kept:
                 break
         command = f"regard explore {self.name}"
         processes = "; ".join(f"{where} ({' '.join(words)})" for where, words in self.processes.items())
-        fine = {32: "", 16: " Weights are kept to 1/65,535.", 8: " Weights of this long text are kept to about 0.004."}
+        fine = {32: "", 16: " Weights are kept to 1/65,535.", 8: " Weights of this long text are kept to about 0.004.",
+                4: " Weights of this long text in so many heads are kept to about 0.03."}  # fmt: skip
         told = {
             "": f"This page keeps what was computed and has no model in it: {command} has one.",
             "/api/process": "The process of this word in this layer is not in this page. It keeps that of "
@@ -126,7 +129,7 @@ class _Kept:
         return self._take(name, _rounded(found), share)
 
     def _take(self, name: str, found: Any, share: float = 1.0) -> Any:
-        size = 4 * len(zlib.compress(_json(found).encode("utf-8", "replace"))) // 3
+        size = _size(found)
         if self.size + size > share * ROOM:
             return None
         self.size += size
@@ -156,9 +159,18 @@ class _Kept:
         count = sum(int(np.prod(one["weights"]["shape"])) for one in found.values() if one["weights"])
         long = any(one["long"] for one in found.values())
         self.bits = 8 if long or count > _FINE else 16 if count > _EXACT else 32
-        for kind, one in found.items():
-            coded = _coded(one["weights"], self.bits) if one["weights"] else None
-            self._take(f'/api/heads{{"kind":{json.dumps(kind)}}}', _rounded(one | {"weights": coded}))
+
+        def coded(bits: int) -> dict[str, Any]:
+            return {
+                kind: _rounded(one | {"weights": one["weights"] and _coded(one["weights"], bits)})
+                for kind, one in found.items()
+            }
+
+        kept = coded(self.bits)
+        if _size(kept) > 0.6 * ROOM:
+            self.bits, kept = 4, coded(4)
+        for kind, one in kept.items():
+            self._take(f'/api/heads{{"kind":{json.dumps(kind)}}}', one)
         return found
 
     def _maps(self, found: dict[str, Any]) -> None:
@@ -216,18 +228,26 @@ class _Kept:
                    for name in names) else {} for word in rows[0]]  # fmt: skip
         kinds = self.trace["kinds"].values()
         layers, heads = max(len(one["places"]) for one in kinds), max(one["heads"] for one in kinds)
-        for head in ({}, *({"head": number} for number in range(heads))):
+        every = range(heads if layers * heads * len(queries) <= _MOST_CONTEXTS else 0)
+        for head in ({}, *({"head": number} for number in every)):
             for layer in range(layers):
                 yield from ({"layer": layer, **head, **query} for query in queries)
 
 
 def _coded(packed: dict[str, Any], bits: int) -> dict[str, Any]:
-    """Weights with fewer digits: 16 bits evenly, 8 bits finer near zero (their square roots evenly)."""
+    """Weights with fewer digits: 16 bits evenly, 8 and 4 finer near zero (their square roots evenly, in bytes)."""
     if bits == 32:
         return packed
     values = np.frombuffer(base64.b64decode(packed["float32"]), "<f4").clip(0, 1)
-    coded = np.rint(values * 65535).astype("<u2") if bits == 16 else np.rint(np.sqrt(values) * 255).astype(np.uint8)
-    return {"shape": packed["shape"], f"uint{bits}": base64.b64encode(coded.tobytes()).decode()}
+    steps = 2**bits - 1
+    coded = np.rint(values * steps) if bits == 16 else np.rint(np.sqrt(values) * steps) * (255 // steps)
+    name, kind = ("uint16", "<u2") if bits == 16 else ("uint8", "u1")
+    return {"shape": packed["shape"], name: base64.b64encode(coded.astype(kind).tobytes()).decode()}
+
+
+def _size(value: Any) -> int:
+    """Bytes that an answer takes in the file."""
+    return 4 * len(zlib.compress(_json(value).encode("utf-8", "replace"))) // 3
 
 
 def _rounded(value: Any) -> Any:

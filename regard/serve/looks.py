@@ -108,7 +108,8 @@ def heads(trace: Trace, kind: Kind, row: int = 0, layer: int | None = None) -> d
 
     Of a very long text small maps are made of one layer, when it is asked for, from sampled queries.
     """
-    places = [trace.attention_place(number, kind) for number in range(len(trace.stack(_side(kind))))]
+    check_range("text", row, len(trace.source))
+    places = [trace.attention_place(number, kind) for number in range(len(trace.asking(kind)))]
     of = trace.source if trace.target is None or kind == "encoder" else trace.target
     sizes = len(of[row]), len(trace.source[row]) if kind == "cross" else len(of[row])
     long, far = max(sizes) > LARGEST_AT_ONCE, max(sizes) > LARGEST_AT_A_GLANCE
@@ -212,10 +213,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return plain(value.tolist())
     return value
-
-
-def _side(kind: Kind) -> Any:
-    return "encoder" if kind == "encoder" else "decoder"
 
 
 def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
