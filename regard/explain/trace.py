@@ -239,10 +239,7 @@ class Trace:
         row: int = 0,
         sampled: bool = False,
     ) -> Map:
-        """A region (queries, keys) of a head's map in at most so many cells, whatever the length of the text.
-
-        `sampled`: its first sight, see `AttentionView.map`.
-        """
+        """A region (queries, keys) of a head's map in at most so many cells; `sampled`: see `AttentionView.map`."""
         return self.attention(layer, head, row, kind).map(*region, resolution, sampled)
 
     @property
