@@ -176,7 +176,7 @@ def test_a_model_that_cannot_be_opened_is_told_with_its_reason(start):
 @pytest.mark.parametrize(("bound", "code"), [({"waiting": 2}, 503), ({"a_client": 2}, 429)])
 def test_the_line_a_clients_share_and_the_time_have_bounds(start, bound, code):
     held = threading.Event()
-    one = start(seconds=0.6, **bound).opened()
+    one = start(seconds=2.5, **bound).opened()  # long enough that all eight come before the first goes
     engine = one.app.state.service.engine
     blocker = threading.Thread(target=lambda: asyncio.run(engine.run(held.wait, patient=True)))
     blocker.start()
