@@ -60,8 +60,8 @@ def explain(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if edit:
         options["edits"] = tuple(edit)
-    heading, results, numbers = _asked(name, chosen, view or [], options)
-    written = _write(heading, results, numbers, html, png, csv, json_file)
+    loaded, heading, results, numbers = _asked(name, chosen, view or [], options)
+    written = _write(loaded, heading, results, numbers, html, png, csv, json_file)
     if as_json:
         print(json.dumps(numbers, ensure_ascii=False))
     elif not written:
@@ -77,9 +77,10 @@ Heading = tuple[str, list[str], list[str]]
 
 def _asked(
     name: str, texts: list[str], views: Sequence[str], options: dict[str, Any]
-) -> tuple[Heading, list[Result], dict[str, Any]]:
-    """The results, and all numbers as one object."""
+) -> tuple[Any, Heading, list[Result], dict[str, Any]]:
+    """The model, the results, and all numbers as one object."""
     from regard.errors import RegardError
+    from regard.explain.views import VIEWS
     from regard.pipelines import load
 
     loaded: Any = load(name)
@@ -88,17 +89,20 @@ def _asked(
     if not views:
         known = {"query", "layer", "head"}
         if more := sorted(set(options) - known):
-            raise RegardError(f"{more[0]} needs a view: add --view (regard explain --list tells which)")
+            takers = " or ".join(f"--view {name}" for name, view in VIEWS.items() if more[0] in view.options)
+            option = "edit" if more[0] == "edits" else more[0]
+            raise RegardError(f"--{option} needs a view that takes it: add {takers or '--view generation'}")
         found = loaded.explain(*texts, **{"layer": 0, **options})
-        return (found.model, found.texts, found.answers), found.results, found.to_dict()
+        return loaded, (found.model, found.texts, found.answers), found.results, found.to_dict()
     with _progress(options):
         results = loaded.ask(views, *texts, **options)
         answers = loaded.answers(texts)
     numbers = {"model": name, "texts": texts, "answers": answers, "views": [result.to_dict() for result in results]}
-    return (name, texts, answers), results, numbers
+    return loaded, (name, texts, answers), results, numbers
 
 
 def _write(
+    loaded: Any,
     heading: Heading,
     results: Sequence[Result],
     numbers: dict[str, Any],
@@ -117,18 +121,21 @@ def _write(
             if path is png:
                 _draw(results, aside, path)
             else:
-                text = _text(heading, results, numbers, "html" if path is html else "csv" if path is csv else "json")
+                kind = "html" if path is html else "csv" if path is csv else "json"
+                text = _text(loaded, heading, results, numbers, kind)
                 aside.write_text(text, encoding="utf-8")
         print(f"wrote {path}", file=sys.stderr)
     return any(path is not None for path in (html, png, csv, json_file))
 
 
-def _text(heading: Heading, results: Sequence[Result], numbers: dict[str, Any], kind: str) -> str:
+def _text(loaded: Any, heading: Heading, results: Sequence[Result], numbers: dict[str, Any], kind: str) -> str:
     from regard.explain.render.page import page
     from regard.explain.result import as_csv
 
     if kind == "html":
-        return page(*heading, results)
+        from regard.serve.kept import can_keep, kept_page
+
+        return kept_page(loaded, heading[1], results) if can_keep(loaded) else page(*heading, results)
     return as_csv(results) if kind == "csv" else json.dumps(numbers, ensure_ascii=False, indent=1) + "\n"
 
 

@@ -8,6 +8,7 @@ the trace's bound on memory.
     >>> view = trace.attention("encoder.layers.0.self_attention", head=2)
     >>> view.weights(queries=slice(0, 3))                # (3, keys)
     >>> view.map(resolution=(64, 64)).largest            # the whole map, 64 cells wide
+    >>> view.map(resolution=(64, 64), sampled=True)      # its first sight: one query of each row of cells
 """
 
 from __future__ import annotations
@@ -93,8 +94,11 @@ class AttentionView:
         return self._kept("values", lambda: self._projected(self._looked_at(), begin))
 
     @torch.no_grad()
-    def scores(self, queries: slice = EVERY, keys: slice = EVERY) -> Float[Tensor, "queries keys"]:
-        """What goes into the softmax: scaled, positions added; -inf where a query may not look."""
+    def scores(self, queries: slice | Tensor = EVERY, keys: slice = EVERY) -> Float[Tensor, "queries keys"]:
+        """What goes into the softmax: scaled, positions added; -inf where a query may not look.
+
+        Queries are a region, or any by their numbers.
+        """
         asking, looked_at = (
             torch.arange(size, device=self.keys.device)[part]
             for part, size in zip((queries, keys), self.shape, strict=True)
@@ -129,30 +133,65 @@ class AttentionView:
         return found[queries]
 
     @torch.no_grad()
-    def map(self, queries: slice = EVERY, keys: slice = EVERY, resolution: tuple[int, int] = (256, 256)) -> Map:
+    def map(
+        self,
+        queries: slice = EVERY,
+        keys: slice = EVERY,
+        resolution: tuple[int, int] = (256, 256),
+        sampled: bool = False,
+    ) -> Map:
         """A region in at most so many rows and columns of cells, whatever the length of the text.
 
-        Raises RegardError for a resolution or region without a cell.
+        `sampled`: of each row of cells only the query in its middle, with every key: as quick at any distance as from
+        close by. Raises RegardError for a resolution or region without a cell.
         """
         rows, columns = (range(*part.indices(size)) for part, size in zip((queries, keys), self.shape, strict=True))
         if min(resolution) < 1 or not rows or not columns or {rows.step, columns.step} != {1}:
             raise RegardError(f"a map needs cells: queries {queries}, keys {keys} of {self.shape} at {resolution}")
         cell = (-(-len(rows) // resolution[0]), -(-len(columns) // resolution[1]))
         bands = range(rows.start, rows.stop, cell[0])
+        if sampled:
+            return self._sampled(bands, rows, columns, cell)
         # Made before any block is: a small result made between blocks of many MiB keeps the heap from giving back
         # what lies below it, and memory grows with every block (tests/explain/test_long_text.py).
         largest = self.keys.new_zeros(len(bands), -(-len(columns) // cell[1]))
         sums = torch.zeros_like(largest)
-        self.normaliser(queries)
         for number, begin in enumerate(bands):
             for block in self._blocks(slice(begin, min(begin + cell[0], rows.stop))):
-                parts = _cells(self.weights(block, slice(columns.start, columns.stop)), cell[1])
+                parts = _cells(self._weighed(block, slice(columns.start, columns.stop)), cell[1])
                 torch.maximum(largest[number], parts.amax(dim=(0, 2)), out=largest[number])
                 sums[number] += parts.sum(dim=(0, 2))
                 del parts  # before the next block is made
         counts = _sizes(len(rows), cell[0])[:, None] * _sizes(len(columns), cell[1])
         mean = sums / counts.to(self.keys)
         return Map(slice(rows.start, rows.stop), slice(columns.start, columns.stop), cell, largest, mean)
+
+    def _weighed(self, queries: slice, keys: slice) -> Float[Tensor, "queries keys"]:
+        """`weights`; of rows not seen before with their normaliser at once: one look at their scores instead of two.
+
+        The softmax is three times as fast as exp of scores of which half are -inf. Its largest weight is
+        exp(largest score - normaliser).
+        """
+        kept = self._kept("normaliser", lambda: self.keys.new_full((self.shape[0],), math.nan))
+        if not kept[queries].isnan().any():
+            return self.weights(queries, keys)
+        scores = self.scores(queries)
+        weights = scores.softmax(dim=-1)
+        kept[queries] = scores.amax(dim=-1) - weights.amax(dim=-1).log()
+        return weights[:, keys]
+
+    def _sampled(self, bands: range, rows: range, columns: range, cell: tuple[int, int]) -> Map:
+        """See `map`. Nothing is kept of it but queries and keys."""
+        middles = torch.tensor([min(begin + cell[0] // 2, rows.stop - 1) for begin in bands], device=self.keys.device)
+        largest, mean = [], []
+        region = slice(columns.start, columns.stop)
+        widths = _sizes(len(columns), cell[1]).to(self.keys)
+        for block in self._blocks(slice(0, len(bands))):
+            parts = _cells(self.scores(middles[block]).softmax(dim=-1)[:, region], cell[1])
+            largest.append(parts.amax(dim=2))
+            mean.append(parts.sum(dim=2) / widths)
+            del parts  # before the next block is made
+        return Map(slice(rows.start, rows.stop), region, cell, torch.cat(largest), torch.cat(mean))
 
     @property
     def _shared(self) -> int:

@@ -69,7 +69,7 @@ class HeadKinds(Result):
 @torch.no_grad()
 def head_kinds(trace: Trace, kind: Kind | None = None) -> HeadKinds:
     """Scores of all heads over all texts of the trace; of cross-attention those that make sense between two texts."""
-    places = trace.stack(None if kind is None else "encoder" if kind == "encoder" else "decoder")
+    places = trace.asking(kind)
     check_layers(trace, places)
     name = "cross_attention" if kind == "cross" else "self_attention"
     side = places[0].split(".")[0]

@@ -142,7 +142,7 @@ def sweep_heads(
     progress: Progress | None = None,
 ) -> Sweep:
     """Knock out every head of a stack, one after the other."""
-    places = trace.stack(None if kind is None else "encoder" if kind == "encoder" else "decoder")
+    places = trace.asking(kind)
     check_layers(trace, places)
     name = "cross_attention" if kind == "cross" else "self_attention"
     attentions = [f"{place}.{name}" for place in places]

@@ -187,6 +187,15 @@ class Result(ABC):
         return fragment(self)
 
 
+class Results(list[Result]):
+    """Several answers; in a notebook they show themselves one below the other."""
+
+    def _repr_html_(self) -> str:
+        from regard.explain.render.result_page import fragment
+
+        return "".join(fragment(result) for result in self)
+
+
 def as_csv(results: Sequence[Result]) -> str:
     """CSV text: a line of names, then every number of every block."""
     stream = io.StringIO()

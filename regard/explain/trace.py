@@ -113,6 +113,12 @@ class Trace:
             raise RegardError(f"this model has no {side}: it has {' and '.join(self.stacks)}")
         return found
 
+    def asking(self, kind: Kind | None = None) -> list[str]:
+        """The layers whose tokens ask in a kind of attention; RegardError where the model has none of it."""
+        if kind == "cross" and self.target is None:
+            raise RegardError("this model has no cross-attention: translators' decoders do")
+        return self.stack(None if kind is None else "encoder" if kind == "encoder" else "decoder")
+
     @property
     def stacks(self) -> list[str]:
         return list(dict.fromkeys(place.split(".")[0] for place in self.layers))
@@ -231,9 +237,10 @@ class Trace:
         resolution: tuple[int, int] = (256, 256),
         kind: Kind | None = None,
         row: int = 0,
+        sampled: bool = False,
     ) -> Map:
-        """A region (queries, keys) of a head's map in at most so many cells, whatever the length of the text."""
-        return self.attention(layer, head, row, kind).map(*region, resolution)
+        """A region (queries, keys) of a head's map in at most so many cells; `sampled`: see `AttentionView.map`."""
+        return self.attention(layer, head, row, kind).map(*region, resolution, sampled)
 
     @property
     def attention_places(self) -> list[str]:
@@ -249,7 +256,7 @@ class Trace:
         """The place of an attention by the number of its layer; `kind` by default that of the source's stack."""
         if isinstance(layer, str):
             return layer
-        places = self.stack(None if kind is None else "encoder" if kind == "encoder" else "decoder")
+        places = self.asking(kind)
         check_range("layer", layer, len(places))
         return f"{places[layer]}.{'cross' if kind == 'cross' else 'self'}_attention"
 

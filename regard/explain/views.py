@@ -17,7 +17,7 @@ from regard.explain.head_kinds import head_kinds
 from regard.explain.intervention import Progress, intervene, sweep_heads, sweep_patches
 from regard.explain.lens import lens
 from regard.explain.recurrence import read
-from regard.explain.result import Result
+from regard.explain.result import Result, Results
 from regard.explain.similarity import similarity
 from regard.explain.trace import Kind, Trace
 from regard.explain.walkthrough import walk, walked_layers
@@ -74,7 +74,7 @@ def options_of(chosen: dict[str, Any], **more: Any) -> Options:
     return Options(**chosen, **more)
 
 
-def ask(trace: Trace, names: Sequence[str], options: Options) -> list[Result]:
+def ask(trace: Trace, names: Sequence[str], options: Options) -> Results:
     """Ask one view after the other.
 
     Raises RegardError for a view that is not known, an option that none of these views takes, and what views raise.
@@ -88,7 +88,7 @@ def ask(trace: Trace, names: Sequence[str], options: Options) -> list[Result]:
         takers = [name for name, view in VIEWS.items() if option in view.options]
         if not set(takers) & set(names):
             raise RegardError(f"{' and '.join(names)} takes no {option}: that is for {', '.join(takers)}")
-    return [result for name in names for result in VIEWS[name].ask(trace, options)]
+    return Results(result for name in names for result in VIEWS[name].ask(trace, options))
 
 
 _OF_WORDS = ("similarity", "context", "contribution", "attribution")

@@ -9,7 +9,7 @@ from regard.errors import RegardError
 from regard.explain.alignment import Alignment
 from regard.explain.context import Context, compare
 from regard.explain.recurrence import Reading, read
-from regard.explain.result import Result
+from regard.explain.result import Result, Results
 from regard.explain.trace import Trace
 from regard.explain.walkthrough import Walkthrough, walk, walked_layers
 
@@ -30,6 +30,9 @@ class Explanation:
     def results(self) -> list[Result]:
         """All of them, in the order in which they are shown."""
         return [self.walkthrough, *([] if self.context is None else [self.context]), *self.alignments]
+
+    def _repr_html_(self) -> str:
+        return Results(self.results)._repr_html_()
 
     def to_dict(self) -> dict[str, object]:
         return {

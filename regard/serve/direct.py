@@ -34,13 +34,13 @@ def options_of(asked: Viewed, volume: Volume) -> Any:
 
 def _tile(asked: Tile, _: Volume, trace: Trace) -> Any:
     regions = slice(*asked.queries), slice(*asked.keys)
-    return looks.tile(trace, asked.place, asked.head, *regions, asked.resolution, asked.row)
+    return looks.tile(trace, asked.place, asked.head, *regions, asked.resolution, asked.row, asked.sampled)
 
 
 LOOKS: dict[str, tuple[type[Traced], Look]] = {
     "trace": (Traced, lambda _, volume, trace: looks.described(volume, trace)),
     "process": (Viewed, lambda asked, volume, trace: looks.process(trace, options_of(asked, volume))),
-    "heads": (Heads, lambda asked, _, trace: looks.heads(trace, asked.kind, asked.row)),
+    "heads": (Heads, lambda asked, _, trace: looks.heads(trace, asked.kind, asked.row, asked.layer)),
     "map": (Tile, _tile),
     "answers": (Viewed, lambda asked, volume, trace: looks.answers(volume, trace, options_of(asked, volume))),
     "what-if": (

@@ -18,7 +18,7 @@ from regard.explain.generation import answer_places, generation
 from regard.explain.intervention import answer_name, answer_of, intervene
 from regard.explain.render.page_numbers import detailed, numbers_of
 from regard.explain.result import Block, Result
-from regard.explain.trace import Kind, Trace
+from regard.explain.trace import Kind, Trace, check_range
 from regard.explain.views import VIEWS, Options, ask, edit_of
 from regard.explain.walkthrough import Walkthrough
 from regard.explain.words import Word, join_keys, join_rows
@@ -27,8 +27,11 @@ from regard.serve.shelf import Volume
 LARGEST_AT_ONCE = 96
 """Tokens up to which all heads are given weight by weight; longer texts are maps."""
 LARGEST_AT_A_GLANCE = 2048
-"""Tokens up to which every head gets a small map: a whole map takes time that grows with their square."""
+"""Tokens up to which every head gets a small map at once, and up to which a model is asked for its answer on the way:
+both take time that grows with the square of their number."""
 _THUMBNAIL = 32
+_NOT_DRAWN = ("products", "exponentials", "sums", "mean_weights", "share_lengths", "share_parts", "bias_part")
+"""Numbers of the walkthrough's page that the explorer's picture has no place for."""
 
 
 def described(volume: Volume, trace: Trace) -> dict[str, Any]:
@@ -51,16 +54,26 @@ def described(volume: Volume, trace: Trace) -> dict[str, Any]:
 def asked(trace: Trace, view: str, options: Options) -> dict[str, Any]:
     """One view by its name: what it shows block by block, and its own numbers."""
     results = ask(trace, [view], options)
-    return {"view": view, "asks": VIEWS[view].asks, "results": [_shown(result) for result in results]}
+    return {"view": view, "asks": VIEWS[view].asks, "results": [shown(result) for result in results]}
 
 
 def process(trace: Trace, options: Options) -> dict[str, Any]:
     """The complete process for one query, all heads; a recurrent layer's gates as blocks."""
     (found,) = VIEWS["walkthrough"].ask(trace, options)
     if not isinstance(found, Walkthrough):
-        return {"title": found.title, "results": [_shown(found)]}
+        return {"title": found.title, "results": [shown(found)]}
     before, after = found.embedding_formula
+    a = found.attention
+    drawn = {f"{a}.{name}" for name in ("queries", "keys", "values", "mixed", "output")}
+    drawn |= {f"{name}_residual.{part}" for name in (a, "feed_forward") for part in ("added", "output")}
     numbers = numbers_of(found)
+    numbers["steps"] = {
+        name: value
+        for name, value in numbers["steps"].items()
+        if name in drawn | {"feed_forward.activated", "feed_forward.output"}
+    }
+    for name in _NOT_DRAWN:
+        del numbers[name]
     tokens = [
         {"text": piece, "word": number, "token": place}
         for number in detailed(found)
@@ -90,39 +103,57 @@ def process(trace: Trace, options: Options) -> dict[str, Any]:
     }
 
 
-def heads(trace: Trace, kind: Kind, row: int = 0) -> dict[str, Any]:
-    """Every head of one kind: weights between words, or, of a long text, small maps of the largest weights."""
-    places = [trace.attention_place(layer, kind) for layer in range(len(trace.stack(_side(kind))))]
+def heads(trace: Trace, kind: Kind, row: int = 0, layer: int | None = None) -> dict[str, Any]:
+    """Every head of one kind: weights between words, or, of a long text, small maps of the largest weights.
+
+    Of a very long text small maps are made of one layer, when it is asked for, from sampled queries.
+    """
+    check_range("text", row, len(trace.source))
+    places = [trace.attention_place(number, kind) for number in range(len(trace.asking(kind)))]
+    of = trace.source if trace.target is None or kind == "encoder" else trace.target
+    sizes = len(of[row]), len(trace.source[row]) if kind == "cross" else len(of[row])
+    long, far = max(sizes) > LARGEST_AT_ONCE, max(sizes) > LARGEST_AT_A_GLANCE
+    found: dict[str, Any] = {"kind": kind, "places": places, "long": long, "tokens": sizes, "row": row}
+    if layer is not None:
+        check_range("layer", layer, len(places))
+        return found | {"layer": layer, "weights": packed(_small(trace, places[layer], row, sampled=far))}
+    if far:
+        return found | {"weights": None, "heads": trace.attention(places[0], 0, row).attention.heads}
     asking = trace.words(row, "target" if trace.target is not None and kind != "encoder" else "source")
     looked_at = trace.words(row) if kind == "cross" or kind == "encoder" or trace.target is None else asking
-    sizes = asking[-1].places[-1] + 1, looked_at[-1].places[-1] + 1
-    long = max(sizes) > LARGEST_AT_ONCE
-    found: dict[str, Any] = {"kind": kind, "places": places, "long": long, "tokens": sizes, "row": row}
     found |= {"queries": _words(asking), "keys": _words(looked_at)}
-    if max(sizes) > LARGEST_AT_A_GLANCE:
-        return found | {"weights": None, "heads": trace.attention(places[0], 0, row).attention.heads}
+    if long:
+        return found | {"weights": packed(torch.stack([_small(trace, place, row) for place in places]))}
     maps = []
     for place in places:
         count = trace.attention(place, 0, row).attention.heads
-        if long:
-            small = (_THUMBNAIL, _THUMBNAIL)
-            maps.append(
-                torch.stack([trace.map(place, head, resolution=small, row=row).largest for head in range(count)])
-            )
-        else:
-            every = torch.stack([trace.weights(place, head, row=row) for head in range(count)])
-            maps.append(join_rows(join_keys(every, looked_at), asking))
+        every = torch.stack([trace.weights(place, head, row=row) for head in range(count)])
+        maps.append(join_rows(join_keys(every, looked_at), asking))
     return found | {"weights": packed(torch.stack(maps))}
 
 
+def _small(trace: Trace, place: str, row: int, sampled: bool = False) -> Float[Tensor, "heads rows columns"]:
+    """A small map of the largest weights of each head of one attention."""
+    count, size = trace.attention(place, 0, row).attention.heads, (_THUMBNAIL, _THUMBNAIL)
+    every = [trace.map(place, head, resolution=size, row=row, sampled=sampled).largest for head in range(count)]
+    return torch.stack(every)
+
+
 def tile(
-    trace: Trace, place: str, head: int, queries: slice, keys: slice, resolution: tuple[int, int], row: int = 0
+    trace: Trace,
+    place: str,
+    head: int,
+    queries: slice,
+    keys: slice,
+    resolution: tuple[int, int],
+    row: int = 0,
+    sampled: bool = False,
 ) -> dict[str, Any]:
     """A region of one head's map, cell by cell."""
-    found = trace.map(place, head, (queries, keys), resolution, row=row)
+    found = trace.map(place, head, (queries, keys), resolution, row=row, sampled=sampled)
     region = [found.queries.start, found.queries.stop, found.keys.start, found.keys.stop]
     shape = trace.attention(place, head, row).shape
-    both = {"largest": packed(found.largest), "mean": packed(found.mean)}
+    both = {"largest": packed(found.largest), "mean": packed(found.mean), "sampled": sampled}
     return {"place": place, "head": head, "region": region, "cell": list(found.cell), "of": list(shape), **both}
 
 
@@ -184,10 +215,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _side(kind: Kind) -> Any:
-    return "encoder" if kind == "encoder" else "decoder"
-
-
 def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
     return [{"text": word.text, "places": word.places, "pieces": word.pieces, "number": word.number} for word in words]
 
@@ -197,11 +224,13 @@ def _tokens(trace: Trace, row: int) -> list[str]:
 
 
 def _answer(volume: Volume, trace: Trace, row: int) -> str:
-    """What stands behind the arrow: the answer as one text."""
+    """What stands behind the arrow: the answer as one text; of a very long text only what was computed already."""
     if trace.target is not None:
         return _decoded(volume, trace, trace.target[row].tolist()[1:], row)
     if trace.prompts is not None:
         return _decoded(volume, trace, trace.source[row].tolist()[trace.prompts[row] :], row)
+    if len(trace.source[row]) > LARGEST_AT_A_GLANCE:
+        return ""
     return str(volume.pipeline.answers([trace.text(row)])[0])
 
 
@@ -222,7 +251,7 @@ def _read(volume: Volume, text: str, count: int) -> dict[str, Any]:
     return {"hidden": [[asdict(one) for one in choices] for choices in pipeline.fill(text, count)]}
 
 
-def _shown(result: Result) -> dict[str, Any]:
+def shown(result: Result) -> dict[str, Any]:
     blocks = [{"type": type(block).__name__.lower(), **_fields(block)} for block in result.blocks()]
     return {"title": result.title, "blocks": blocks, "data": result.to_dict()}
 

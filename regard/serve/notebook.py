@@ -7,6 +7,7 @@ Where anywidget is not installed, the first text's walkthrough shows itself as p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -57,19 +58,14 @@ def explore(model: Any = DEFAULT, *texts: str) -> Any:
     traces = Traces(MEMORY)
     page = one_file(urlencode([("model", name), *(("text", text) for text in texts)]))
     try:
-        return _widget(page, shelf, traces)
+        return _widget(page, shelf, traces, lambda: _plain(pipeline, texts))
     except ImportError:
-        return Plain(pipeline, texts or ("Python executes quickly",))
+        return _plain(pipeline, texts)
 
 
-class Plain:
-    """What stands in for the widget: one walkthrough, drawn without a script."""
-
-    def __init__(self, pipeline: Any, texts: tuple[str, ...]) -> None:
-        self.explanation = pipeline.explain(*texts)
-
-    def _repr_html_(self) -> str:
-        return "".join(one._repr_html_() for one in self.explanation.results)
+def _plain(pipeline: Any, texts: tuple[str, ...]) -> Any:
+    """What stands in for the widget: the walkthrough, drawn without a script."""
+    return pipeline.explain(*(texts or ("Python executes quickly",)))
 
 
 def answered(shelf: Shelf, traces: Traces, asked: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +77,7 @@ def answered(shelf: Shelf, traces: Traces, asked: dict[str, Any]) -> dict[str, A
         return {"regard": number, "error": str(error)}
 
 
-def _widget(page: str, shelf: Shelf, traces: Traces) -> Any:
+def _widget(page: str, shelf: Shelf, traces: Traces, plain: Callable[[], Any]) -> Any:
     import anywidget
     import traitlets
 
@@ -94,5 +90,12 @@ def _widget(page: str, shelf: Shelf, traces: Traces) -> Any:
         def __init__(self) -> None:
             super().__init__(page=page)
             self.on_msg(lambda _, asked, __: self.send(answered(shelf, traces, asked)))
+
+        def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+            """The widget; and plain HTML for what runs no widgets, such as a notebook that was exported."""
+            found = super()._repr_mimebundle_(**kwargs)
+            if found is not None:
+                (found[0] if isinstance(found, tuple) else found)["text/html"] = plain()._repr_html_()
+            return found
 
     return Explorer()

@@ -103,6 +103,7 @@ class Viewed(Traced):
 class Heads(Traced):
     kind: Kind
     row: Position = 0
+    layer: Position | None = Field(None, description="Long texts: the small maps of this layer, from sampled queries.")
 
 
 class Tile(Traced):
@@ -112,6 +113,7 @@ class Tile(Traced):
     queries: tuple[Position, Position] = Field(description="First token and the one after the last.")
     keys: tuple[Position, Position]
     resolution: tuple[Annotated[int, Field(ge=1, le=256)], Annotated[int, Field(ge=1, le=256)]] = (64, 64)
+    sampled: bool = Field(False, description="Of each row of cells only the query in its middle: a first sight.")
 
 
 class Completion(BaseModel):

@@ -121,7 +121,8 @@ def test_the_beam_is_shown_as_a_tree(regard, folder):
     ("arguments", "message"),
     [
         (["--view", "lenses"], "no view 'lenses'; did you mean lens"),
-        (["--method", "alti"], "method needs a view"),
+        (["--method", "alti"], "--method needs a view that takes it: add --view contribution or --view attribution"),
+        (["--edit", "x head=1"], "--edit needs a view that takes it: add --view intervention"),
         (["--view", "heads", "--method", "alti"], "heads takes no method"),
         (["--view", "walkthrough", "--kind", "crossed"], "no kind of attention 'crossed'; did you mean cross"),
         (["--view", "walkthrough", "--layer", "9"], "there is no layer 9: there are layers 0 to"),

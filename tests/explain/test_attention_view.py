@@ -85,6 +85,13 @@ def test_any_part_at_any_resolution_is_that_of_the_whole(data):
             ]
             assert found.mean[row, column] == pytest.approx(part.mean().item(), abs=1e-6)
             assert found.largest[row, column] == pytest.approx(part.max().item(), abs=1e-6)
+    seen = view.map(*region, resolution, sampled=True)
+    assert (seen.cell, seen.mean.shape) == (found.cell, found.mean.shape)
+    for row in range(found.mean.shape[0]):
+        middle = min(q[0] + row * found.cell[0] + found.cell[0] // 2, q[1] - 1)
+        for column, part in enumerate(whole[middle, region[1]].split(found.cell[1])):
+            assert seen.mean[row, column] == pytest.approx(part.mean().item(), abs=1e-6)
+            assert seen.largest[row, column] == pytest.approx(part.max().item(), abs=1e-6)
 
 
 def test_a_row_is_normalised_once():

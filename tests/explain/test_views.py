@@ -7,6 +7,7 @@ import torch
 from explain.families import BERT, built, traced
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from regard import RegardError, Sequences, Trace
 from regard.explain.attribution import attribution
@@ -16,9 +17,9 @@ from regard.explain.generation import generation, source_and_target
 from regard.explain.head_kinds import head_kinds
 from regard.explain.lens import lens
 from regard.explain.recurrence import read
-from regard.explain.render.figure import figure
+from regard.explain.render.figure import _bars, figure
 from regard.explain.render.page import page
-from regard.explain.result import Result, as_csv
+from regard.explain.result import Result, Table, as_csv
 from regard.explain.similarity import similarity
 from regard.explain.views import VIEWS, Options, ask
 from regard.explain.walkthrough import walk
@@ -351,3 +352,16 @@ def test_any_recurrent_layer_is_read(name, side):
     assert found.gates
     assert found.difference < 1e-5
     shown([found])
+
+
+def test_bars_below_zero_have_a_name_of_their_own():
+    table = Table("pushes", ["from", "push"], [["its embedding", -0.5], ["crawls", 1.5]])
+    axis = Figure().subplots()
+    _bars(axis, table)
+    legend = axis.get_legend()
+    told = {
+        text.get_text(): patch.get_facecolor() for text, patch in zip(legend.texts, legend.legend_handles, strict=True)
+    }
+    assert list(told) == ["push", "below zero"]
+    assert told["push"] == axis.patches[1].get_facecolor()
+    assert told["below zero"] == axis.patches[0].get_facecolor()

@@ -128,12 +128,14 @@ def test_every_system_explains_itself(folders, name):
 
 
 def test_every_system_has_its_page(folders, tmp_path):
-    for name in ("gpt", "bert", "classifier"):
+    for name, told in (
+        *((one, "P[") for one in ("gpt", "bert", "classifier")),  # learned positions, not sines
+        ("llama", "silu(RMSNorm(x) W<sub>g</sub>)"),
+        ("t5", "s = q·k + r"),
+    ):
+        assert told in regard.load(folders[name]).explain(*TEXTS[:2]).walkthrough.to_html()
         command("explain", "--model", folders[name], *TEXTS[:2], "--html", str(tmp_path / "page.html"))
-        assert "P[" in (tmp_path / "page.html").read_text(encoding="utf-8")  # learned positions, not sines
-    for name, told in (("llama", "silu(RMSNorm(x) W<sub>g</sub>)"), ("t5", "s = q·k + r")):
-        command("explain", "--model", folders[name], *TEXTS[:2], "--html", str(tmp_path / "page.html"))
-        assert told in (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert 'id="kept"' in (tmp_path / "page.html").read_text(encoding="utf-8")  # the explorer
     for name in RECURRENT:
         command("explain", "--model", folders[name], TEXTS[0], "--html", str(tmp_path / "page.html"))
         text = (tmp_path / "page.html").read_text(encoding="utf-8")

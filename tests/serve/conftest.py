@@ -28,20 +28,21 @@ TEXTS = ["Python executes quickly", "Python crawls quickly", "the snake crawls o
 
 
 def small_models(name: str) -> Any:
-    """What `load` does, with four more names: random weights, real tokenizers."""
+    """What `load` does, with a few more names: random weights, real tokenizers."""
     if name == "broken":
         raise RegardError("broken/config.json is damaged: expected a JSON object")
-    if name not in ("gpt", "bert", "classes", "rnn"):
+    if name not in ("gpt", "far", "bert", "classes", "rnn"):
         return load(name)
     torch.manual_seed(7)
     if name == "rnn":
         codec = train_bpe(TEXTS, 300)
         sizes = {"embedding_size": 8, "hidden_size": 12, "attention_size": 7, "maxout_size": 5}
         return TextToText(name, RNNSearch(RNNSearchConfig(vocab_size=codec.source.vocab_size, **sizes)).eval(), codec)
-    tokenizer = train_subwords("bytes" if name == "gpt" else "wordpiece", TEXTS, 300)
+    tokenizer = train_subwords("bytes" if name in ("gpt", "far") else "wordpiece", TEXTS, 300)
     words = tokenizer.vocab_size
-    if name == "gpt":
-        config = GPTConfig(vocab_size=words, n_embd=24, n_layer=2, n_head=3, n_positions=128)
+    if name in ("gpt", "far"):
+        longest = 128 if name == "gpt" else 4096
+        config = GPTConfig(vocab_size=words, n_embd=24, n_layer=2, n_head=3, n_positions=longest)
         return LanguageModel(name, GPT(config).eval(), tokenizer)
     heads = ("masked_words",) if name == "bert" else ("classification",)
     labels = () if name == "bert" else ("calm", "wild")

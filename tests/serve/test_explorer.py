@@ -288,7 +288,7 @@ def test_any_view_is_saved_as_an_image(page, view, tmp_path):
 def test_a_long_text_is_a_map_whose_tiles_are_the_traces(page):
     text = " ".join(["open the file and close the window"] * 20)
     page.open(text=[text], view="heads", layer=1, head=2)
-    page.page.wait_for_selector("canvas[data-first]")
+    page.page.wait_for_selector('canvas[data-exact="true"]')
     trace = load("en-fr").trace([text])
     cell = int(re.search(r"a cell is (\d+)", page.text(".map")).group(1))
     expected = trace.map(1, 2, (slice(0, 64 * cell), slice(0, 64 * cell)), (64, 64)).largest
@@ -304,6 +304,37 @@ def test_a_long_text_is_a_map_whose_tiles_are_the_traces(page):
     canvas.focus()
     page.page.keyboard.press("+")
     page.page.locator(".map p", has_text=f"a cell is {cell // 2} ").wait_for()
+    page.page.locator("#tab-contexts").click()
+    page.drawn("contexts")
+    page.page.locator("#tab-heads").click()
+    page.drawn("heads")
+    assert f"a cell is {cell // 2} " in page.text(".map p"), "the map is where it was left"
+
+
+def test_a_very_long_text_is_seen_at_once_and_then_exactly(chromium, start):
+    one = start("far").opened()
+    pipeline = one.app.state.service.shelf.volumes["far"].pipeline
+    text, place, number = "the snake crawls " * 900, "decoder.layers.1.self_attention", 2
+    page, asked = Page(chromium, one.address), []
+    page.page.on("request", lambda sent: asked.append(sent.post_data_json) if sent.url.endswith("/api/map") else None)
+    page.open(text=[text], view="heads", layer=1, head=number)
+    page.page.wait_for_selector('canvas[data-exact="true"]', timeout=60_000)
+    assert asked[0]["sampled"]
+    assert not asked[-1]["sampled"]
+    trace = pipeline.trace([text])
+    canvas, told = page.page.locator(".map canvas"), []
+    tokens = len(trace.source[0])
+    cell = int(re.search(r"a cell is (\d+)", page.text(".map")).group(1))
+    expected = trace.map(place, number, resolution=(-(-tokens // cell),) * 2).largest
+    box = canvas.bounding_box()
+    for share in (0.05, 0.3, 0.7):
+        page.page.mouse.move(box["x"] + box["width"] * share / 2, box["y"] + box["height"] * share)
+        told.append(page.text("#tip"))
+    for one in told:
+        query, key, value = re.fullmatch(r".* \((\d+)\) → .* \((\d+)\): (.*)", one).groups()
+        assert shown(value) == pytest.approx(float(expected[int(query) // cell, int(key) // cell]), abs=6e-5)
+    page.page.wait_for_selector('[data-layers="2"]')  # layer by layer, the small maps of all heads
+    page.close()
 
 
 def test_it_fits_a_phone_and_a_tablet(page):
@@ -319,8 +350,8 @@ def test_it_fits_a_phone_and_a_tablet(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(chromium, running, scheme):
     page = Page(chromium, running.address, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
-    for view in VIEWS if scheme == "light" else ("process", "what-if"):
-        page.open(text=TEXTS, view=view, step=10)
+    for view, step in [("process", 1), *((view, 10) for view in (VIEWS if scheme == "light" else VIEWS[::4]))]:
+        page.open(text=TEXTS, view=view, step=step)
         page.page.add_script_tag(path=AXE)
         found = page.page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'best-practice']})")
         told = [(one["id"], [node["html"][:160] for node in one["nodes"][:3]]) for one in found["violations"]]

@@ -84,3 +84,25 @@ def test_the_page_in_one_file_works_in_a_frame(shelf):
         frame.locator("#tab-answers").click()
         frame.locator('.view[data-shown="answers"] h2', has_text="Ouvrir le fichier").wait_for(timeout=10_000)
         assert said == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_notebook_shows_the_page_and_plain_html_of_results():
+    """Run by Jupyter's own client; what it shows is what JupyterLab, VS Code, Colab and marimo are given."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("anywidget")
+    cells = (
+        'import regard\nregard.explore("en-fr", "Python executes quickly")',
+        'model = regard.load("en-fr")\nmodel.explain("Python executes quickly", "Python crawls quickly")',
+        'model.ask(["lens", "heads"], "Open the file")',
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    page, walk, answers = (cell.outputs[0]["data"] for cell in book.cells)
+    model = page["application/vnd.jupyter.widget-view+json"]["model_id"]
+    state = book.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"][model]["state"]
+    assert state["page"].startswith("<!doctype html>")
+    assert "srcdoc" in str(state["_esm"])
+    for shown, told in ((page, "Python"), (walk, "e(Python)"), (answers, "What each layer would answer")):
+        assert told in shown["text/html"]
+        assert "<script" not in shown["text/html"]

@@ -123,6 +123,15 @@ def test_one_wrong_text_harms_no_other(running):
         ("/api/run/fill", {"model": "bert", "texts": ["no mask"]}, 422, "there is no hidden word to fill in"),
         ("/api/process", {"model": "en-fr", "texts": ["a"], "layer": 9}, 422, "there is no layer 9"),
         ("/api/view/lens", {"model": "en-fr", "texts": ["a"], "head": 1}, 422, "lens takes no head"),
+        ("/api/heads", {"model": "en-fr", "texts": ["a"], "kind": "cross", "row": 3}, 422, "there is no text 3"),
+        ("/api/heads", {"model": "gpt", "texts": ["a"], "kind": "cross"}, 422, "this model has no cross-attention"),
+        (
+            "/api/view/heads",
+            {"model": "gpt", "texts": ["a"], "kind": "cross"},
+            422,
+            "this model has no cross-attention",
+        ),
+        ("/api/view/intervention", {"model": "gpt", "texts": ["a"], "kind": "cross"}, 422, "has no cross-attention"),
         ("/api/view/nothing", {"model": "en-fr", "texts": ["a"]}, 422, "no view 'nothing'"),
         ("/api/what-if", {"model": "en-fr", "texts": ["a"], "edits": ["x head=1"]}, 422, "no place 'x'"),
         ("/api/answers", {"model": "en-fr", "texts": ["a"], "begin": [99999]}, 422, "there is no token 99999"),
@@ -167,7 +176,7 @@ def test_a_model_that_cannot_be_opened_is_told_with_its_reason(start):
 @pytest.mark.parametrize(("bound", "code"), [({"waiting": 2}, 503), ({"a_client": 2}, 429)])
 def test_the_line_a_clients_share_and_the_time_have_bounds(start, bound, code):
     held = threading.Event()
-    one = start(seconds=0.6, **bound).opened()
+    one = start(seconds=2.5, **bound).opened()  # long enough that all eight come before the first goes
     engine = one.app.state.service.engine
     blocker = threading.Thread(target=lambda: asyncio.run(engine.run(held.wait, patient=True)))
     blocker.start()

@@ -111,19 +111,24 @@ def _lines(axis: Any, block: Lines) -> None:
 
 
 def _bars(axis: Any, block: Table) -> None:
+    from matplotlib.patches import Patch
+
     shown, names = _numeric(block), [str(row[0]) for row in block.rows]
-    thick = 0.8 / len(shown)
+    thick, told, below = 0.8 / len(shown), [], False
     for number, column in enumerate(shown):
         place = block.columns.index(column)
         values = [_value(row[place]) for row in block.rows]
         rows = [row + (number - (len(shown) - 1) / 2) * thick for row in range(len(names))]
         own = _COLOURS[number % len(_COLOURS)]
         colours = [_ORANGE if value < 0 else own for value in values]
-        axis.barh(rows, values, thick, color=colours, label=_literal(column))
+        axis.barh(rows, values, thick, color=colours)
+        told.append(Patch(color=own, label=_literal(column)))
+        below = below or min(values, default=0.0) < 0
     axis.set_yticks(range(len(names)))
     axis.set_yticklabels([_literal(name) for name in names], fontsize=7)
     axis.invert_yaxis()
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    told += [Patch(color=_ORANGE, label="below zero")] if below else []
+    axis.legend(handles=told, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _value(cell: Cell) -> float:

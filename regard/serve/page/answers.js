@@ -1,6 +1,6 @@
 // Answers: the alternatives at each word, the beam, where the model looked, what each layer would have said.
 
-import { ask, subject } from "./api.js";
+import { ask, page, subject } from "./api.js";
 import { drawn } from "./blocks.js";
 import { fixed, h, percent, pointing } from "./dom.js";
 import { lines, matrix } from "./draw.js";
@@ -16,12 +16,12 @@ export const answers = {
     const data = await ask("/api/answers", subject({ ...writes, ...(watched ? { beams: state.beams } : {}) }));
     if (data.kind === "reader") return readers(data, trace);
     const at = Math.max(0, Math.min(state.at, data.produced.length - 1));
-    const parts = [h("h2", {}, data.answer || "(nothing)"), h("p", { class: "lead" }, "Under each token the most probable at its place. Choose another and the model goes on from there.")];
+    const parts = [h("h2", {}, data.answer || "(nothing)"), h("p", { class: "lead" }, "Under each token the most probable at its place. ", page.kept ? page.kept[""] : "Choose another and the model goes on from there.")];
     if (state.begin.length) parts.push(h("p", { class: "row" }, h("button", { type: "button", "data-key": "free", onclick: () => set({ begin: [], at: 0 }) }, "Let it answer freely again"), h("span", { class: "quiet" }, `${state.begin.length} tokens were chosen by hand`)));
     parts.push(h("ol", { class: "produced", "aria-label": "The answer, token by token", tabindex: 0 }, data.produced.map((one, place) => column(one, place, at, data))));
     const extra = await Promise.all([alignment(trace), lens(trace, data, at, writes)]);
     parts.push(h("div", { class: "plates" }, ...extra.filter(Boolean)));
-    if (trace.kind === "translator") parts.push(beams(data));
+    if (trace.kind === "translator" && !page.kept) parts.push(beams(data));
     if (data.shares) parts.push(h("h3", {}, "What each token was made from (ALTI): source, then what was written before"),
       h("div", { class: "frame", tabindex: 0, role: "region", "aria-label": "What each token was made from" }, matrix(data.shares.flat(), data.produced.map((one) => one.text), data.inputs, { lit: at, label: "What each token was made from", choose: (row) => set({ at: row }) })));
     return pointing(h("div", {}, parts));
@@ -31,9 +31,9 @@ export const answers = {
 function column(one, place, at, data) {
   const before = data.produced.slice(0, place).map((earlier) => earlier.token);
   const other = one.alternatives.map((way) => {
-    const own = way.token === one.token;
-    return h("li", {}, h("button", { type: "button", class: "token" + (own ? " own" : ""), "--share": way.probability.toFixed(4), "data-key": `way${place}-${way.token}`, "aria-disabled": own ? "true" : null,
-      "aria-label": `${way.text}, ${percent(way.probability)}${own ? ", chosen" : ": go on from here"}`, onclick: () => own || set({ begin: [...before, way.token], at: place }) },
+    const own = way.token === one.token, stays = own || Boolean(page.kept);
+    return h("li", {}, h("button", { type: "button", class: "token" + (own ? " own" : ""), "--share": way.probability.toFixed(4), "data-key": `way${place}-${way.token}`, "aria-disabled": stays ? "true" : null,
+      "aria-label": `${way.text}, ${percent(way.probability)}${own ? ", chosen" : stays ? "" : ": go on from here"}`, onclick: () => stays || set({ begin: [...before, way.token], at: place }) },
       h("span", {}, way.text), h("span", { class: "quiet" }, fixed(100 * way.probability, 1))));
   });
   return h("li", {}, h("button", { type: "button", "aria-pressed": String(place === at), "data-key": "at" + place, onclick: () => set({ at: place }) }, one.text), h("ol", {}, other));

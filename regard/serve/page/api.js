@@ -6,6 +6,9 @@ const KEPT = 80;
 const answers = new Map();
 let transport = over_http;
 
+// In a page that keeps its answers and has no model: what it says of that, by what was asked.
+export const page = { kept: null };
+
 export function use(other) {
   transport = other;
 }
@@ -30,6 +33,9 @@ async function over_http(path, body) {
   return told;
 }
 
+// Asked anew each time: for what is kept where it is drawn.
+export const fetched = (path, body) => transport(path, body);
+
 export function ask(path, body) {
   const name = path + JSON.stringify(body || null);
   if (!answers.has(name)) {
@@ -48,7 +54,11 @@ export function subject(more = {}) {
   return { model: state.model, texts: state.text, ...(state.begin.length ? { begin: state.begin } : {}), ...more };
 }
 
-export function unpack({ shape, float32 }) {
-  const bytes = Uint8Array.from(atob(float32), (letter) => letter.charCodeAt(0));
+// Numbers as they came: themselves, or with fewer digits in a page that keeps them.
+export function unpack({ shape, values, float32, uint16, uint8 }) {
+  if (values) return { shape, values };
+  const bytes = Uint8Array.from(atob(float32 || uint16 || uint8), (letter) => letter.charCodeAt(0));
+  if (uint16) return { shape, values: Float32Array.from(new Uint16Array(bytes.buffer), (value) => value / 65535) };
+  if (uint8) return { shape, values: Float32Array.from(bytes, (value) => (value / 255) ** 2) };
   return { shape, values: new Float32Array(bytes.buffer) };
 }

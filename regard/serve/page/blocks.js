@@ -4,7 +4,11 @@ import { fixed, h, s, short } from "./dom.js";
 import { bar, matrix } from "./draw.js";
 
 export function blocksOf(results) {
-  return h("div", {}, ...results.map((result) => h("section", {}, h("h2", {}, result.title), ...result.blocks.map(drawn))));
+  return h("div", {}, ...results.map((result) => {
+    const section = h("section", {}, h("h2", {}, result.title), ...result.blocks.map(drawn));
+    section.querySelectorAll("[role=region]").forEach((region) => region.setAttribute("aria-label", `${region.getAttribute("aria-label")} (${result.title})`));
+    return section;
+  }));
 }
 
 export function drawn(block) {

@@ -1,6 +1,6 @@
 // Contexts: one word in several texts, how its vectors part layer by layer, and which words pushed them.
 
-import { ask, subject } from "./api.js";
+import { ask, page, subject } from "./api.js";
 import { equation } from "./blocks.js";
 import { fixed, h, pointing, s, short } from "./dom.js";
 import { bar } from "./draw.js";
@@ -14,12 +14,12 @@ export const contexts = {
   keys: ["layer", "head"],
   everyHead: "the mean of all",
   async draw(trace) {
-    const add = h("form", { class: "row", onsubmit: (event) => {
+    const add = page.kept ? h("p", { class: "quiet" }, "Other sentences: ", page.kept[""]) : h("form", { class: "row", onsubmit: (event) => {
       event.preventDefault();
       if (input.value.trim()) set({ text: [...state.text, input.value.trim()].slice(-6) });
     } });
     const input = h("input", { type: "text", class: "grow", placeholder: "Type another sentence with this word and see it land", "aria-label": "Another sentence", "data-key": "another" });
-    add.append(h("div", { class: "grow" }, input), h("button", { type: "submit" }, "Add"));
+    if (!page.kept) add.append(h("div", { class: "grow" }, input), h("button", { type: "submit" }, "Add"));
     if (state.text.length < 2) return h("div", {}, h("p", { class: "lead" }, "A word's context is compared between texts: add a second one that shares a word with the first."), add);
     const rows = trace.rows.map((row) => row.words), chosen = rows[0][Math.min(state.word, rows[0].length - 1)];
     const everywhere = chosen.number !== null && rows.every((words) => words.some((word) => word.text.toLowerCase() === chosen.text.toLowerCase()));
@@ -31,7 +31,7 @@ export const contexts = {
       h("p", { class: "lead" }, "The same word begins with the same vector (its place in the text apart). Layer by layer the other words mix into it, and its vectors part."),
       h("h3", {}, `Layer ${data.layer}, ${data.head === null ? "mean of all heads" : "head " + data.head}: what the new embedding is mixed from`),
       blocks.filter((block) => block.type === "equation").map(equation),
-      h("h3", {}, "How far the vectors part from that in text 1"), h("div", { class: "frame" }, parting(data)),
+      h("h3", {}, "How far the vectors part from that in text 1"), h("div", { class: "frame wide", tabindex: 0, role: "region", "aria-label": "How far the vectors part" }, parting(data)),
       h("h3", {}, "Who pushed them apart"), h("div", { class: "plates" }, data.pushes.map((pushes, row) => pushed(pushes, data.texts[row], row))), add));
   },
 };

@@ -1,7 +1,7 @@
 // The explorer: a model, a few texts, their words, and views of them that are linked by what is chosen.
 
 import { answers } from "./answers.js";
-import { ask, forget, subject } from "./api.js";
+import { ask, forget, page, subject } from "./api.js";
 import { contexts } from "./contexts.js";
 import { announce, furnish, h, roving } from "./dom.js";
 import { heads } from "./heads.js";
@@ -55,14 +55,14 @@ export async function explorer(root) {
       draw();
     } }, "◐");
     const tools = h("div", { class: "tools" },
-      h("button", { type: "button", onclick: () => tour(root) }, "Tour"), h("button", { type: "button", onclick: help }, "Keys"), theme,
+      page.kept ? null : h("button", { type: "button", onclick: () => tour(root) }, "Tour"), h("button", { type: "button", onclick: help }, "Keys"), theme,
       h("button", { type: "button", onclick: () => saved(parts.view, "svg") }, "SVG"), h("button", { type: "button", onclick: () => saved(parts.view, "png") }, "PNG"));
     const failures = models.filter((model) => model.state !== "ready").map((model) => h("p", { class: "failed", role: "status" },
       h("b", {}, model.name), model.state === "loading" ? " is being opened…" : ` could not be opened: ${model.reason}`));
     root.replaceChildren(
       h("header", {}, h("div", { class: "top" }, h("h1", {}, "regard"), ready.length ? h("label", {}, h("span", { class: "quiet" }, "model"), parts.model) : null, tools), failures, parts.texts, parts.words),
       h("main", {}, parts.tabs, parts.bar, parts.view),
-      h("footer", { class: "foot quiet" }, h("small", {}, "Blue: above zero, orange: below; the stronger, the larger. Every number is the model's own. "), h("a", { href: "/docs" }, "The service's reference")));
+      h("footer", { class: "foot quiet" }, h("small", {}, "Blue: above zero, orange: below; the stronger, the larger. Every number is the model's own. ", page.kept ? page.kept.foot : ""), page.kept ? null : h("a", { href: "/docs" }, "The service's reference")));
     furnish(root);
     const tabs = Object.entries(VIEWS).map(([name, view]) => h("button", { type: "button", role: "tab", id: "tab-" + name, "aria-controls": "view", onclick: () => set({ view: name }) }, view.name));
     parts.tabs.append(...tabs);
@@ -96,10 +96,10 @@ export async function explorer(root) {
 
   function drawTexts() {
     const inputs = state.text.map((text, row) => h("li", {},
-      h("input", { type: "text", value: text, "aria-label": `Text ${row + 1}`, "data-key": "text" + row, spellcheck: "false", onchange: (event) => change(row, event.target.value.trim()) }),
+      h("input", { type: "text", value: text, readonly: Boolean(page.kept), title: page.kept && page.kept[""], "aria-label": `Text ${row + 1}`, "data-key": "text" + row, spellcheck: "false", onchange: (event) => change(row, event.target.value.trim()) }),
       h("span", { class: "answer", "aria-label": trace && trace.rows[row] && trace.rows[row].answer ? "Answer" : null }, trace && trace.rows[row] ? trace.rows[row].answer : ""),
-      state.text.length > 1 ? h("button", { type: "button", "aria-label": `Remove text ${row + 1}`, onclick: () => change(row, "") }, "×") : h("span", {})));
-    const add = state.text.length < 6 ? h("li", {}, h("button", { type: "button", "data-key": "add", onclick: () => {
+      state.text.length > 1 && !page.kept ? h("button", { type: "button", "aria-label": `Remove text ${row + 1}`, onclick: () => change(row, "") }, "×") : h("span", {})));
+    const add = state.text.length < 6 && !page.kept ? h("li", {}, h("button", { type: "button", "data-key": "add", onclick: () => {
       const last = state.text[state.text.length - 1];
       set({ text: [...state.text, last] });
     } }, "Add a text to compare")) : null;
@@ -200,7 +200,7 @@ export async function explorer(root) {
     const used = () => event.preventDefault();
     if (event.key >= "1" && number < names.length) return used(), set({ view: names[number] });
     if (event.key === "?") return used(), help();
-    if (event.key === "t") return used(), tour(root);
+    if (event.key === "t" && !page.kept) return used(), tour(root);
     if (!trace) return;
     const step = { w: ["word", 1, asking().words.length], W: ["word", -1, asking().words.length], l: ["layer", 1, kind() ? trace.kinds[kind()].places.length : 1], L: ["layer", -1, kind() ? trace.kinds[kind()].places.length : 1], h: ["head", 1, kind() ? trace.kinds[kind()].heads : 1], H: ["head", -1, kind() ? trace.kinds[kind()].heads : 1] }[event.key];
     if (step) return used(), set({ [step[0]]: (Math.max(0, state[step[0]]) + step[1] + step[2]) % step[2] });

@@ -34,11 +34,28 @@ export const heads = {
   },
 };
 
-// A text so long that not even small maps of all heads are at hand: choose a head, and see its map.
+// A very long text: its map at once; the small maps of the layers one after the other, from sampled queries.
 function far(found, trace) {
   const layer = Math.min(state.layer, found.places.length - 1), head = Math.max(0, Math.min(state.head, found.heads - 1));
-  return h("div", {}, h("h2", {}, `Layer ${layer}, head ${head}: ${found.tokens[0]} × ${found.tokens[1]} tokens`),
-    h("p", { class: "lead" }, "Choose layer and head above. The map begins close; farther away a tile takes longer."), mapOf(found.places[layer], head, found.tokens, trace));
+  const glance = h("div", { class: "frame", tabindex: 0, role: "region", "aria-label": "All heads" });
+  const root = pointing(h("div", {}, h("h3", {}, `Layer ${layer}, head ${head}: ${found.tokens[0]} × ${found.tokens[1]} tokens`), mapOf(found.places[layer], head, found.tokens, trace),
+    h("h3", {}, "All heads: rows are layers; of each row of cells one query"), glance));
+  const side = 32, empty = new Float32Array(side * side), rows = found.places.map(() => null);
+  const shape = [found.places.length, found.heads, side, side];
+  const of = (row, head) => (rows[row] ? rows[row].subarray(head * side * side, (head + 1) * side * side) : empty);
+  const drawn = () => glance.replaceChildren(plates(of, shape, layer, head, null, true));
+  drawn();
+  setTimeout(async () => {
+    const near = rows.map((_, row) => row).sort((a, b) => Math.abs(a - layer) - Math.abs(b - layer));
+    for (const row of near) {
+      if (!root.isConnected) return;
+      const small = unpack((await ask("/api/heads", subject({ kind: found.kind, layer: row }))).weights);
+      rows[row] = small.values;
+      drawn();
+      glance.dataset.layers = rows.filter(Boolean).length;
+    }
+  }, 1500); // after the map's first sight
+  return root;
 }
 
 function sentence(values, names, word, columns, told) {

@@ -157,6 +157,7 @@ function render(svg, parts, flights, time, whole) {
     part.element.style.opacity = part.step <= now || (now === 0 && part.step === 0) ? GHOST + (1 - GHOST) * come : GHOST;
     if (part.step > now) part.element.setAttribute("aria-hidden", "true");
     else part.element.removeAttribute("aria-hidden");
+    if (part.element.values) part.element.setAttribute("tabindex", part.step > now ? -1 : 0); // what is not there yet is not reached by Tab
   }
   for (const flight of flights) {
     const part = within(flight), seen = flight.step === now && part > 0 && part < 1;

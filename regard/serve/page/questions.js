@@ -1,6 +1,6 @@
 // Questions: every view that the library has, by its name, with what it says block by block.
 
-import { ask, subject } from "./api.js";
+import { ask, page, subject } from "./api.js";
 import { blocksOf } from "./blocks.js";
 import { h, pointing } from "./dom.js";
 import { set, state } from "./state.js";
@@ -10,6 +10,7 @@ export const questions = {
   about: "Ten questions that can be asked of a trace.",
   keys: ["ask", "kind", "layer", "head", "word"],
   async draw(trace, kind) {
+    if (page.kept) return pointing(blocksOf((await ask("/api/asked")).results));
     const { views } = await ask("/api/views");
     const name = views[state.ask] ? state.ask : "similarity", one = views[name], takes = new Set(one.options);
     const choice = h("select", { "data-key": "ask", "aria-label": "Question", onchange: () => set({ ask: choice.value }) }, Object.entries(views).map(([key, view]) => h("option", { value: key }, `${key}: ${view.asks}`)));

@@ -1,6 +1,6 @@
 // What if: silence heads, hide words, drag weights; the answer now beside the answer before.
 
-import { ask, subject, unpack } from "./api.js";
+import { ask, page, subject, unpack } from "./api.js";
 import { fixed, h, pointing, roving, s } from "./dom.js";
 import { bar } from "./draw.js";
 import { set, state } from "./state.js";
@@ -11,6 +11,7 @@ export const whatIf = {
   keys: ["kind", "layer", "head", "word", "edit", "at"],
   everyHead: "all heads",
   async draw(trace, kind) {
+    if (page.kept) return h("p", { class: "lead" }, "To change something inside, the model has to run again. ", page.kept[""]);
     if (!kind) return h("p", { class: "lead" }, "This model has no attention heads that could be changed.");
     const edits = state.edit, place = trace.kinds[kind].places[Math.min(state.layer, trace.kinds[kind].places.length - 1)];
     const writes = trace.kind === "language model" ? { tokens: 0 } : {};
