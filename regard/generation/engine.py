@@ -37,6 +37,7 @@ from regard.layers.positions import LearnedPositions, SinusoidalPositions, sinus
 from regard.models.base import Model
 from regard.models.decoder import DecoderModel
 from regard.models.transformer import Transformer
+from regard.models.whisper import Whisper
 from regard.sequences import Sequences
 
 _FIRST_ROOM = 64
@@ -56,23 +57,23 @@ def prepare(model: Model, precision: str = "int8", threads: int | None = None) -
 
 
 class Engine:
-    """Steps of a Transformer, T5, GPT or Llama in native code."""
+    """Steps of a Transformer, T5, Whisper, GPT or Llama in native code."""
 
     def __init__(self, model: Model, precision: Precision, threads: int | None = None) -> None:
-        self.model, self.threads = model, threads
+        self.model, self.threads, self.packs = model, threads, isinstance(model, Whisper)
         self.reader: Code | None = None
         decoder: Any = getattr(model, "decoder", None)
         if not isinstance(model, Transformer | DecoderModel):
             raise UnsupportedPartError(type(model).__name__)
-        positions = _longest(model)
+        positions, packs = _longest(model), self.packs
         if isinstance(model, Transformer):
-            reader = Program(precision, positions)
+            reader = Program(precision, positions, packs)
             reader.buffer("x", model.config.width)
             write_encoder(reader, model.encoder.layers, getattr(model.encoder, "positions", None))
             reader.norm(model.encoder.norm, "x", "x")
             write_memories(reader, decoder.layers)
             self.reader = Code(reader)
-        program = Program(precision, positions)
+        program = Program(precision, positions, packs)
         program.embed(model.embedding.weight, *_places(model, positions))
         program.norm(getattr(model, "target_embedding_norm", nn.Identity()), "x", "x")
         filling = write_decoder(program, decoder.layers, getattr(decoder, "positions", None))
@@ -93,6 +94,7 @@ class Engine:
         state = EngineState(self, self._room(), np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32))
         if self.reader is not None:
             self._read_sources(source, state)
+            self._read_prompt(state)
         elif min(source.lengths, default=0) < 1:
             raise RegardError("a text to go on from needs at least one token")
         else:
@@ -178,15 +180,22 @@ class Engine:
         assert isinstance(self.model, Transformer)
         assert self.reader is not None
         layout = source.layout
+        tokens = layout.tokens + 64 * len(source) * self.packs  # each source filled up to whole tiles
         state.sources = layout.offsets.numpy().astype(np.int32)
         state.memories = {
-            name: torch.empty(layout.tokens * width)
+            name: torch.empty(tokens * width)
             for name, width in self.reader.widths.items()
             if name.startswith(MEMORY)
         }
         with torch.inference_mode():
             embedded = self.model.embed(source).values
         run_over_texts(self.reader, state.room, embedded, layout, self.threads, state.memories)
+
+    def _read_prompt(self, state: EngineState) -> None:
+        """Fill the caches with all but the last token of what every answer begins with (Whisper)."""
+        prompt = getattr(self.model.config, "prompt", ())[:-1]
+        if prompt:
+            self._run(self.fill_code, torch.tensor([prompt] * len(state.families)), state)
 
     def _read_texts(self, texts: Sequences, state: EngineState) -> None:
         """Fill the caches with all but the last token of each text."""

@@ -23,8 +23,8 @@ from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.layers.positions import RelativePositions, RotaryPositions
 
-_EMBED, _NORM, _LINEAR, _ROTATE, _REMEMBER, _ATTEND, _MULTIPLY, _TOP = range(8)
-_OF_CACHE, _OF_MEMORY, _OF_ROWS = range(3)
+_EMBED, _NORM, _LINEAR, _ROTATE, _REMEMBER, _ATTEND, _MULTIPLY, _TOP, _PACK = range(9)
+_OF_CACHE, _OF_MEMORY, _OF_ROWS, _OF_ROUNDED_ROWS, _OF_PACKED_MEMORY, _OF_ROUNDED_MEMORY = range(6)
 _ACTIVATIONS = {"": 0, "relu": 1, "gelu": 2, "gelu_new": 3, "silu": 4, "tanh": 5}
 
 
@@ -39,8 +39,10 @@ class UnsupportedPartError(Exception):
 class Program:
     """Operations, the widths of the buffers they need, and everything they point at."""
 
-    def __init__(self, precision: Precision, positions: int) -> None:
+    def __init__(self, precision: Precision, positions: int, packs: bool = False) -> None:
         self.precision, self.positions = precision, positions
+        self.packs = packs
+        """Whether the memory is laid out for products, as pays where every source is long."""
         self.widths: dict[str, int] = {}
         self.operations: list[OperationStruct] = []
         self.caches: list[int] = []
@@ -127,21 +129,39 @@ class Program:
         width = self._project(part, source)
         heads = self.buffer("heads", width)
         self._add(_REMEMBER, source=heads, a=width, b=part.query_width, c=2 * part.key_width, d=cache, e=stride)
-        self._attend(part, _OF_CACHE + 4 * cache, "heads", width, stride, 0, added)
+        self._attend(part, _OF_CACHE + 8 * cache, "heads", width, stride, 0, added)
 
     def attention_of_rows(self, part: MultiHeadAttention, source: str, added: Tensor | None = None) -> None:
         """Every row looks at all rows of its own text: attention without a mask, as in encoders."""
         width = self._project(part, source)
-        keys = _OF_ROWS + 4 * self.buffer("heads", width)
+        kind = _OF_ROWS if self.precision == "fp32" else _OF_ROUNDED_ROWS
+        keys = kind + 8 * self.buffer("heads", width)
         self._attend(part, keys, "heads", width, width, part.query_width, added)
 
     def cross_attention(self, part: MultiHeadAttention, source: str, memory: str) -> None:
         """Queries of x; keys and values of the memory, which lie in a buffer of their own."""
         weight, bias = part.projection.weight, part.projection.bias
         self.linear(source, "heads", weight[: part.query_width], None if bias is None else bias[: part.query_width])
-        stride = _stride(2 * part.key_width)
-        keys = _OF_MEMORY + 4 * self.buffer(memory, stride)
+        if self.packs:
+            kind, stride = _OF_PACKED_MEMORY if self.precision == "fp32" else _OF_ROUNDED_MEMORY, 0
+            keys = kind + 8 * self.buffer(memory, _packed_width(part))
+        else:
+            stride = _stride(2 * part.key_width)
+            keys = _OF_MEMORY + 8 * self.buffer(memory, stride)
         self._attend(part, keys, "heads", part.query_width, stride, 0, None)
+
+    def memory(self, part: MultiHeadAttention, memory: str) -> None:
+        """Keys and values of what is in x, into a buffer of their own."""
+        whole = part.projection.bias
+        bias = None if whole is None else whole[part.query_width :]
+        weight, pair = part.projection.weight[part.query_width :], 2 * part.key_width
+        if not self.packs:
+            self.linear("x", memory, weight, bias, stride=_stride(pair))
+            return
+        self.linear("x", "pairs", weight, bias)
+        source, target = self.buffer("pairs", pair), self.buffer(memory, _packed_width(part))
+        rounds = int(self.precision != "fp32")
+        self._add(_PACK, source=source, target=target, a=pair, b=part.key_heads, c=part.head_width, d=rounds)
 
     def feed_forward(self, part: nn.Module, source: str) -> None:
         """Added to x."""
@@ -250,11 +270,7 @@ def write_memories(program: Program, layers: nn.ModuleList) -> None:
     """Keys and values that the decoder's layers will look at, from the encoder's output in x."""
     for number, layer in enumerate(layers):
         assert isinstance(layer, DecoderLayer)
-        part = layer.cross_attention
-        whole = part.projection.bias
-        bias = None if whole is None else whole[part.query_width :]
-        weight, stride = part.projection.weight[part.query_width :], _stride(2 * part.key_width)
-        program.linear("x", memory_name(number), weight, bias, stride=stride)
+        program.memory(layer.cross_attention, memory_name(number))
 
 
 def memory_name(layer: int) -> str:
@@ -266,6 +282,11 @@ def _stride(width: int) -> int:
     query looks at one after the other all into the same few lines of the processor's cache.
     """
     return width + 16
+
+
+def _packed_width(part: MultiHeadAttention) -> int:
+    """Floats that a packed memory has for a token at most: heads are filled up to whole tiles."""
+    return 2 * part.key_heads * (-(-part.head_width // 32) * 32)
 
 
 def _write_feed_forward(program: Program, layer: EncoderLayer | DecoderLayer) -> None:
