@@ -49,11 +49,15 @@ def prepare(model: Model, precision: str = "int8", threads: int | None = None) -
     chosen = checked_precision(precision)
     if library() is None or model.device.type != "cpu":
         return model
-    try:
-        with torch.no_grad():
-            return Engine(model, chosen, threads)
-    except UnsupportedPartError:
-        return model
+    from regard.generation.recurrent import RecurrentEngine  # which is an Engine
+
+    for kind in (Engine, RecurrentEngine):
+        try:
+            with torch.no_grad():
+                return kind(model, chosen, threads)
+        except UnsupportedPartError:
+            continue
+    return model
 
 
 class Engine:
@@ -154,9 +158,10 @@ class Engine:
         table = state.table
         places = (state.positions[:, None] + np.arange(count, dtype=np.int32)).flatten()
         slots, families = np.repeat(state.slots, count), np.repeat(state.families, count)
-        call |= {"families": families.ctypes.data}
         if state.sources is not None:
+            families = 2 * families  # native code reads where the source of family f begins and ends at f and f + 1
             call["sources"] = state.sources.ctypes.data
+        call["families"] = families.ctypes.data
         if table is not None:
             call |= {"table": table.ctypes.data, "table_stride": table.shape[1]}
         self._call(code, state, tokens.flatten(), places, slots, **call)
@@ -180,12 +185,12 @@ class Engine:
         assert isinstance(self.model, Transformer)
         assert self.reader is not None
         layout = source.layout
-        tokens = layout.tokens + 64 * len(source) * self.packs  # each source filled up to whole tiles
-        state.sources = layout.offsets.numpy().astype(np.int32)
+        lengths = np.asarray(layout.lengths, np.int32)
+        taken = -(-lengths // 32) * 32 if self.packs else lengths  # packed: filled up to whole tiles
+        tokens, begins = int(taken.sum()), np.cumsum(taken) - taken
+        state.sources = np.stack([begins, begins + lengths], axis=1).astype(np.int32)
         state.memories = {
-            name: torch.empty(tokens * width)
-            for name, width in self.reader.widths.items()
-            if name.startswith(MEMORY)
+            name: torch.empty(tokens * width) for name, width in self.reader.widths.items() if name.startswith(MEMORY)
         }
         with torch.inference_mode():
             embedded = self.model.embed(source).values
@@ -235,14 +240,15 @@ class EngineState:
     table: Int[np.ndarray, "rows length"] | None = None
     """For each row the slot of each earlier position; None while a family has one row."""
     memories: dict[str, Tensor] = field(default_factory=dict)
-    sources: Int[np.ndarray, "families_1"] | None = None
+    sources: Int[np.ndarray, "families 2"] | None = None
+    """Where each source begins and ends in the memories."""
     slots: Int[np.ndarray, "rows"] = field(init=False)
-    owner: _Owner = field(init=False)
+    owner: Owner = field(init=False)
 
     def __post_init__(self) -> None:
         self.slots = self.families.copy()
         self.count = int(self.families.max(initial=-1)) + 1
-        self.owner = _Owner(self.engine, self.room)
+        self.owner = Owner(self.engine, self.room)
 
     def make_room(self, length: int) -> None:
         """Caches long enough for so many positions."""
@@ -303,7 +309,7 @@ class EngineState:
             self.table = (self.table // before * capacity + self.table % before).astype(np.int32)
 
 
-class _Owner:
+class Owner:
     """Gives the room back when the last state that uses it is gone."""
 
     def __init__(self, engine: Engine, room: Room) -> None:

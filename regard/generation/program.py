@@ -24,6 +24,7 @@ from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.layers.positions import RelativePositions, RotaryPositions
 
 _EMBED, _NORM, _LINEAR, _ROTATE, _REMEMBER, _ATTEND, _MULTIPLY, _TOP, _PACK = range(9)
+RECALL, RECUR, ADDITIVE, MAXOUT = range(9, 13)
 _OF_CACHE, _OF_MEMORY, _OF_ROWS, _OF_ROUNDED_ROWS, _OF_PACKED_MEMORY, _OF_ROUNDED_MEMORY = range(6)
 _ACTIVATIONS = {"": 0, "relu": 1, "gelu": 2, "gelu_new": 3, "silu": 4, "tanh": 5}
 
@@ -66,8 +67,8 @@ class Program:
     def embed(self, table: Tensor, factor: float, places: Tensor | None, first: int = 0) -> None:
         """x = rows of the table times a factor, and rows of `places`, of which `first` stand before position 0."""
         width = table.shape[1]
-        pointers = (self._pointer(table), None if places is None else self._pointer(places))
-        self._add(_EMBED, target=self.buffer("x", width), a=width, b=first, f=factor, p=pointers[0], q=pointers[1])
+        pointers = (self.pointer(table), None if places is None else self.pointer(places))
+        self.add(_EMBED, target=self.buffer("x", width), a=width, b=first, f=factor, p=pointers[0], q=pointers[1])
 
     def norm(self, norm: nn.Module, source: str, target: str) -> None:
         if isinstance(norm, nn.Identity):
@@ -75,9 +76,9 @@ class Program:
         if not isinstance(norm, nn.LayerNorm | nn.RMSNorm):
             raise UnsupportedPartError(type(norm).__name__)
         (width,), bias = norm.normalized_shape, getattr(norm, "bias", None)
-        weight = None if norm.weight is None else self._pointer(norm.weight)
+        weight = None if norm.weight is None else self.pointer(norm.weight)
         epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
-        self._add(
+        self.add(
             _NORM,
             source=self.buffer(source, width),
             target=self.buffer(target, width),
@@ -85,7 +86,7 @@ class Program:
             b=int(isinstance(norm, nn.RMSNorm)),
             f=epsilon,
             p=weight,
-            q=None if bias is None else self._pointer(bias),
+            q=None if bias is None else self.pointer(bias),
         )
 
     def linear(
@@ -100,20 +101,20 @@ class Program:
     ) -> None:
         """target = f(source W^T + b), or added to what stands there; its rows are as wide as W^T, or `stride`."""
         outputs, inputs = weight.shape
-        self._add(
+        self.add(
             _LINEAR,
             source=self.buffer(source, inputs),
             target=self.buffer(target, stride or outputs),
             a=_ACTIVATIONS[activation],
             b=int(adds),
             c=stride,
-            p=self._matrix(weight, bias),
+            p=self.matrix(weight, bias),
         )
 
     def top(self, weight: Tensor, bias: Tensor | None, factor: float) -> None:
         """The best tokens by the logits that a matrix makes of x."""
         source = self.buffer("x", weight.shape[1])
-        self._add(_TOP, source=source, p=self._matrix(weight, bias, factor))
+        self.add(_TOP, source=source, p=self.matrix(weight, bias, factor))
 
     def logits(self) -> OperationStruct:
         """The last operation, `top`, as one that leaves all logits."""
@@ -128,7 +129,7 @@ class Program:
         self.caches.append(stride)
         width = self._project(part, source)
         heads = self.buffer("heads", width)
-        self._add(_REMEMBER, source=heads, a=width, b=part.query_width, c=2 * part.key_width, d=cache, e=stride)
+        self.add(_REMEMBER, source=heads, a=width, b=part.query_width, c=2 * part.key_width, d=cache, e=stride)
         self._attend(part, _OF_CACHE + 8 * cache, "heads", width, stride, 0, added)
 
     def attention_of_rows(self, part: MultiHeadAttention, source: str, added: Tensor | None = None) -> None:
@@ -161,7 +162,7 @@ class Program:
         self.linear("x", "pairs", weight, bias)
         source, target = self.buffer("pairs", pair), self.buffer(memory, _packed_width(part))
         rounds = int(self.precision != "fp32")
-        self._add(_PACK, source=source, target=target, a=pair, b=part.key_heads, c=part.head_width, d=rounds)
+        self.add(_PACK, source=source, target=target, a=pair, b=part.key_heads, c=part.head_width, d=rounds)
 
     def feed_forward(self, part: nn.Module, source: str) -> None:
         """Added to x."""
@@ -169,7 +170,7 @@ class Program:
             self.linear(source, "gate", part.gate.weight, part.gate.bias, part.activation)
             self.linear(source, "inner", part.inner.weight, part.inner.bias)
             width = part.inner.out_features
-            self._add(_MULTIPLY, source=self.buffer("gate", width), target=self.buffer("inner", width), a=width)
+            self.add(_MULTIPLY, source=self.buffer("gate", width), target=self.buffer("inner", width), a=width)
         elif isinstance(part, FeedForward):
             self.linear(source, "inner", part.inner.weight, part.inner.bias, part.activation)
         else:
@@ -186,9 +187,9 @@ class Program:
             if not isinstance(part.rotation, RotaryPositions):
                 raise UnsupportedPartError(type(part.rotation).__name__)
             cosines, sines = part.rotation._angles(torch.arange(self.positions))
-            tables = {"p": self._pointer(cosines), "q": self._pointer(sines)}
+            tables = {"p": self.pointer(cosines), "q": self.pointer(sines)}
             turned = part.heads + part.key_heads
-            self._add(_ROTATE, target=self.buffer("heads", width), a=width, b=turned, c=part.head_width, **tables)
+            self.add(_ROTATE, target=self.buffer("heads", width), a=width, b=turned, c=part.head_width, **tables)
         return width
 
     def _attend(
@@ -204,7 +205,7 @@ class Program:
         """Attention, and its output added to x. `stride` and `offset` say where the keys of a row lie."""
         if part.heads // part.key_heads > 64:
             raise UnsupportedPartError(f"{part.heads} heads that share {part.key_heads}")
-        self._add(
+        self.add(
             _ATTEND,
             source=self.buffer(source, width),
             target=self.buffer("mixed", part.query_width),
@@ -215,24 +216,24 @@ class Program:
             e=keys,
             f=part.head_width**-0.5 if part.scale is None else part.scale,
             g=0 if added is None else (added.shape[-1] + 1) // 2,
-            p=None if added is None else self._pointer(added),
+            p=None if added is None else self.pointer(added),
             q=stride,
             r=offset,
         )
         self.linear("mixed", "x", part.output.weight, part.output.bias, adds=True)
 
-    def _matrix(self, weight: Tensor, bias: Tensor | None, factor: float = 1.0) -> int:
+    def matrix(self, weight: Tensor, bias: Tensor | None, factor: float = 1.0) -> int:
         matrix = Matrix(weight, bias, self.precision, factor)
         self.rounded = max(self.rounded, matrix.bytes_per_row)
         self._kept.append(matrix)
         return matrix.address
 
-    def _pointer(self, tensor: Tensor) -> int:
+    def pointer(self, tensor: Tensor) -> int:
         kept = tensor.detach().float().contiguous()
         self._kept.insert(0, kept)
         return kept.data_ptr()
 
-    def _add(self, code: int, **fields: Any) -> None:
+    def add(self, code: int, **fields: Any) -> None:
         self.operations.append(OperationStruct(code, **fields))
 
 

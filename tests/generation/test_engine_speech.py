@@ -23,7 +23,8 @@ def made(heads: int = 3, width: int = 24, prompt: tuple[int, ...] = PROMPT) -> W
     torch.manual_seed(5)
     config = WhisperConfig(
         vocab_size=WORDS, num_mel_bins=BANDS, d_model=width, encoder_layers=2, decoder_layers=2, attention_heads=heads,
-        ffn_dim=40, max_source_positions=150, max_position_embeddings=100, prompt=prompt, pad_token_id=2, eos_token_id=2,
+        ffn_dim=40, max_source_positions=150, max_position_embeddings=100, prompt=prompt, pad_token_id=2,
+        eos_token_id=2,
     )  # fmt: skip
     model = Whisper(config).eval()
     with torch.no_grad():

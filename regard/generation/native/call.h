@@ -5,7 +5,8 @@
 #include "matrix.h"
 
 enum Code : int32_t {
-    EMBED = 0, NORM = 1, LINEAR = 2, ROTATE = 3, REMEMBER = 4, ATTEND = 5, MULTIPLY = 6, TOP = 7, PACK = 8
+    EMBED = 0, NORM = 1, LINEAR = 2, ROTATE = 3, REMEMBER = 4, ATTEND = 5, MULTIPLY = 6, TOP = 7, PACK = 8,
+    RECALL = 9, RECUR = 10, ADDITIVE = 11, MAXOUT = 12
 };
 enum Keys : int32_t {  // whose keys are looked at; "rounded": in bfloat16 where that is faster
     OF_CACHE = 0, OF_MEMORY = 1, OF_ROWS = 2, OF_ROUNDED_ROWS = 3, OF_PACKED_MEMORY = 4, OF_ROUNDED_MEMORY = 5
@@ -29,7 +30,7 @@ struct Call {
     int32_t* table;             // (rows, table_stride) slot of each position, or null: always the row's own
     int32_t table_stride, room;
     const int32_t* families;    // (rows,) which source a row belongs to
-    const int32_t* sources;     // (families + 1,) where each source begins in the memories
+    const int32_t* sources;     // where each source begins in the memories, and after it where it ends
     const int32_t* begins;      // (rows,) first and last + 1 row of each row's own sequence
     const int32_t* ends;
     char* rounded;              // room for rows as int8 or bfloat16
@@ -39,6 +40,8 @@ struct Call {
     float* top_values;          // (rows, top) logits, the largest first
     int64_t* top_tokens;
     float* normalisers;         // (rows,) log of the sum of all e^logit
+    const int32_t* rows_at;     // (times,) how many rows of a recurrent model are read at each time
+    int32_t times, states;      // and how many have a state
 };
 
 struct Share { int begin, end; };
@@ -63,10 +66,13 @@ inline float* scratch(size_t floats) {  // memory of this thread, kept
     return memory.data();
 }
 
-inline Rows rounded(const Matrix& m, const Call& call, const float* values, int64_t stride, int thread, int threads) {
-    Rows x = {values, stride, call.rounded, call.row_scales, call.rows};
+inline int64_t integer(const void* field) { return (int64_t)(intptr_t)field; }
+
+// Rows as the matrix wants them; all threads come here, and leave together.
+inline Rows rounded(const Matrix& m, const Call& call, const float* values, int64_t stride, int rows, int thread, int threads) {
+    Rows x = {values, stride, call.rounded, call.row_scales, rows};
     if (m.kind == FLOAT32) return x;
-    Share mine = share(call.rows, thread, threads);
+    Share mine = share(rows, thread, threads);
     for (int row = mine.begin; row < mine.end; row++) round_row(m, x, row);
     meet(threads);
     return x;

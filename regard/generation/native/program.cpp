@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#include "call.h"
+#include "recurrence.h"
 #include "texts.h"
 
 // --- products ----------------------------------------------------------------------------------------------------------
@@ -18,7 +18,7 @@
 // target = f(source W^T + b), or added to it. p: the matrix; a: the function; b: adds; c: stride of the target (0: the outputs).
 static void linear(const Operation& op, const Call& call, int thread, int threads) {
     const Matrix& m = *(const Matrix*)op.p;
-    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, thread, threads);
+    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, call.rows, thread, threads);
     Share mine = share((m.outputs + 15) / 16, thread, threads, 2);
     product(m, x, mine.begin, mine.end, op.a, {call.buffers[op.target], op.c ? op.c : m.outputs, op.b != 0});
 }
@@ -61,7 +61,7 @@ struct Best {  // the largest logits of one row so far, and the sum of all e^(lo
 static void top(const Operation& op, const Call& call, std::vector<Best>* found, int thread, int threads) {
     const Matrix& m = *(const Matrix*)op.p;
     const int chunk = 32;  // blocks: 512 tokens
-    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, thread, threads);
+    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, call.rows, thread, threads);
     Share mine = share((m.outputs + 15) / 16, thread, threads, 2);
     float* logits = scratch(size_t(call.rows) * chunk * 16);
     std::vector<Best>& best = found[thread];
@@ -322,6 +322,10 @@ static void go(const Operation* operations, int count, const Call& call, std::ve
             case ATTEND: attention(op, call, thread, threads); break;
             case MULTIPLY: multiply(op, call, thread, threads); break;
             case PACK: pack_memory(op, call, thread, threads); break;
+            case RECALL: recall(op, call, thread, threads); break;
+            case RECUR: recur(op, call, thread, threads); break;
+            case ADDITIVE: additive(op, call, thread, threads); break;
+            case MAXOUT: maxout(op, call, thread, threads); break;
             case TOP: top(op, call, found, thread, threads); break;
         }
         meet(threads);

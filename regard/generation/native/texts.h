@@ -103,11 +103,9 @@ inline int kind_of(bool rounds) {
 #if defined(REGARD_TILES) || defined(__AVX512BF16__)
     return rounds ? BFLOAT16 : FLOAT32;
 #else
-    return rounds ? FLOAT32 : FLOAT32;
+    return (void)rounds, FLOAT32;
 #endif
 }
-
-inline int64_t integer(const void* field) { return (int64_t)(intptr_t)field; }
 
 // All heads of all long texts, shared among the threads. The fields of the operation are those of `attention`.
 inline void attend_texts(const Operation& op, const Call& call, int thread, int threads) {
@@ -135,23 +133,25 @@ inline void attend_texts(const Operation& op, const Call& call, int thread, int 
 
 // --- a memory that stays packed ----------------------------------------------------------------------------------------
 
-// Where a source's share of a packed memory begins; `first` is its first token among those of all sources.
-inline Packed memory_of(float* memory, int family, int first, int tokens, int head, int heads, int width, int kind) {
-    int64_t before = int64_t((first + 31) / 32 + family) * 32 * heads * whole_tiles(width) * 2 * (kind == FLOAT32 ? 4 : 2);
-    return packed_at((char*)memory + before + head * 2 * packed_bytes(tokens, width, kind), tokens, width, kind);
+// Keys and values of one head of a source whose share of the memory begins at `first`, a multiple of 32 tokens.
+inline Packed memory_of(float* memory, int first, int tokens, int head, int heads, int width, int kind) {
+    int64_t token = 2 * packed_bytes(32, width, kind) / 32;
+    return packed_at((char*)memory + first * token * heads + head * whole_tiles(tokens) * token, tokens, width, kind);
 }
 
-// Keys and values of every source, packed. a: stride of the source; b: heads of keys; c: head width; d: whether in bfloat16.
+// Keys and values of every source, packed, one source after the other. a: stride of the source; b: heads of keys; c: head
+// width; d: whether in bfloat16.
 inline void pack_memory(const Operation& op, const Call& call, int thread, int threads) {
     int64_t unit = 0;
-    int family = 0;
-    for (int row = 0; row < call.rows; row = call.ends[row], family++)
+    for (int row = 0, first = 0; row < call.rows; row = call.ends[row]) {
+        int tokens = call.ends[row] - row;
         for (int head = 0; head < op.b; head++, unit++) {
             if (unit % threads != thread) continue;
-            Packed to = memory_of(call.buffers[op.target], family, row, call.ends[row] - row, head, op.b, op.c, kind_of(op.d));
             const float* keys = call.buffers[op.source] + int64_t(row) * op.a + head * op.c;
-            pack(to, keys, keys + int64_t(op.b) * op.c, op.a);
+            pack(memory_of(call.buffers[op.target], first, tokens, head, op.b, op.c, kind_of(op.d)), keys, keys + int64_t(op.b) * op.c, op.a);
         }
+        first += whole_tiles(tokens);
+    }
 }
 
 // Attention over a packed memory: rows of one source ask together. The fields are those of `attention`.
@@ -163,7 +163,7 @@ inline void attend_memory(const Operation& op, const Call& call, int thread, int
         for (next = row + 1; next < call.rows && call.families[next] == family;) next++;
         for (int head = 0; head < op.b; head++, unit++) {
             if (unit % threads != thread) continue;
-            Packed seen = memory_of(call.buffers[op.e / 8], family, first, tokens, head / (op.b / op.c), op.c, width, kind);
+            Packed seen = memory_of(call.buffers[op.e / 8], first, tokens, head / (op.b / op.c), op.c, width, kind);
             attend_packed(seen, call.buffers[op.source] + int64_t(row) * op.a + head * width, op.a,
                           call.buffers[op.target] + int64_t(row) * op.b * width + head * width, int64_t(op.b) * width, next - row, op.f,
                           nullptr, attention_room(tokens, width, 0));
