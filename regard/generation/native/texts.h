@@ -5,8 +5,9 @@
 #pragma once
 #include "call.h"
 
-const int LONG_TEXT = 64;  // tokens: shorter texts are attended query by query (benchmarks/embed.py, listen.py)
-const int QUERIES = 32;    // at a time: two tiles
+const int LONG_TEXT = 48;      // tokens: shorter texts are attended query by query, as is then faster (docs/log.md)
+const int ROUNDED_TEXT = 256;  // tokens: from here on rounding to bfloat16 is faster, where it is allowed
+const int QUERIES = 32;        // at a time: two tiles
 
 inline char* aligned(char*& at, int64_t bytes) {  // the next so many bytes, from a multiple of 64
     char* found = (char*)(((intptr_t)at + 63) / 64 * 64);
@@ -109,7 +110,7 @@ inline int kind_of(bool rounds) {
 
 // All heads of all long texts, shared among the threads. The fields of the operation are those of `attention`.
 inline void attend_texts(const Operation& op, const Call& call, int thread, int threads) {
-    const int kind = kind_of(op.e % 8 == OF_ROUNDED_ROWS), width = op.d;
+    const int width = op.d;
     const int64_t stride = integer(op.q), offset = integer(op.r), reach = (int64_t)op.g;
     int64_t units = 0, unit = 0;
     for (int row = 0; row < call.rows; row = call.ends[row]) units += call.ends[row] - row >= LONG_TEXT ? op.b : 0;
@@ -117,6 +118,7 @@ inline void attend_texts(const Operation& op, const Call& call, int thread, int 
     for (int row = 0; row < call.rows; row = call.ends[row]) {
         int tokens = call.ends[row] - row;
         if (tokens < LONG_TEXT) continue;
+        const int kind = kind_of(op.e % 8 == OF_ROUNDED_ROWS && tokens >= ROUNDED_TEXT);
         for (int head = 0; head < op.b; head++, unit++) {
             if (unit < mine.begin || unit >= mine.end) continue;
             int64_t bytes = 2 * packed_bytes(tokens, width, kind);
@@ -133,10 +135,11 @@ inline void attend_texts(const Operation& op, const Call& call, int thread, int 
 
 // --- a memory that stays packed ----------------------------------------------------------------------------------------
 
-// Keys and values of one head of a source whose share of the memory begins at `first`, a multiple of 32 tokens.
+// Keys and values of one head of a source whose share of the memory begins at `first`, a multiple of 32 tokens. Of a token's
+// floats (as many as it needs unrounded) those of a source come first that are used: a memory may be copied token by token.
 inline Packed memory_of(float* memory, int first, int tokens, int head, int heads, int width, int kind) {
-    int64_t token = 2 * packed_bytes(32, width, kind) / 32;
-    return packed_at((char*)memory + first * token * heads + head * whole_tiles(tokens) * token, tokens, width, kind);
+    char* begin = (char*)(memory + int64_t(first) * heads * 2 * whole_tiles(width));
+    return packed_at(begin + head * 2 * packed_bytes(tokens, width, kind), tokens, width, kind);
 }
 
 // Keys and values of every source, packed, one source after the other. a: stride of the source; b: heads of keys; c: head
