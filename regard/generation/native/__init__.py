@@ -53,7 +53,9 @@ class CallStruct(Structure):
         *((name, c_void_p) for name in ("families", "sources", "begins", "ends", "rounded", "row_scales", "forbidden")),
         ("forbidden_count", c_int32),
         ("top", c_int32),
-        *((name, c_void_p) for name in ("top_values", "top_tokens", "normalisers")),
+        *((name, c_void_p) for name in ("top_values", "top_tokens", "normalisers", "rows_at")),
+        ("times", c_int32),
+        ("states", c_int32),
     )
 
 

@@ -45,7 +45,9 @@ inline int64_t row_bytes(const Matrix& m) { return int64_t(m.padded_inputs) * (m
 
 // --- small functions ---------------------------------------------------------------------------------------------------
 
-inline float fast_exp(float x) {  // e^x to about 2e-7, without a call, so that loops vectorise
+#define ALWAYS inline __attribute__((always_inline))  // a call would keep the loop around it from becoming vectors
+
+ALWAYS float fast_exp(float x) {  // e^x to about 2e-7, without a call, so that loops vectorise
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
     float n = __builtin_rintf(x * 1.44269504f);
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -58,19 +60,19 @@ inline float fast_exp(float x) {  // e^x to about 2e-7, without a call, so that 
     return (p * r * r + r + 1.0f) * power;
 }
 
-inline float fast_tanh(float x) {  // exact in sign and limit
+ALWAYS float fast_tanh(float x) {  // exact in sign and limit
     float e = fast_exp(-2.0f * std::fabs(x));
     return std::copysign((1.0f - e) / (1.0f + e), x);
 }
 
-inline float erf_of(float x) {  // Abramowitz & Stegun 7.1.26, to 1.5e-7
+ALWAYS float erf_of(float x) {  // Abramowitz & Stegun 7.1.26, to 1.5e-7
     float a = std::fabs(x), t = 1.0f / (1.0f + 0.3275911f * a);
     float p = ((((1.061405429f * t - 1.453152027f) * t) + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f;
     return std::copysign(1.0f - p * t * fast_exp(-a * a), x);
 }
 
 template <int A>
-inline float activated(float x) {
+ALWAYS float activated(float x) {
     if (A == RELU) return x > 0 ? x : 0;
     if (A == GELU) return 0.5f * x * (1.0f + erf_of(x * 0.70710678f));
     if (A == GELU_TANH) return 0.5f * x * (1.0f + fast_tanh(0.79788456f * (x + 0.044715f * x * x * x)));

@@ -3,8 +3,6 @@
 // Python writes the program once for a model (regard/generation/program.py), from the model's own parts; here is no
 // model, only the operations. Buffers are arrays of rows; every operation names the buffers it reads and writes. All
 // threads go through the program together, each taking its share of every operation.
-#include <algorithm>
-#include <vector>
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -12,78 +10,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#include "matrix.h"
-
-enum Code : int32_t { EMBED = 0, NORM = 1, LINEAR = 2, ROTATE = 3, REMEMBER = 4, ATTEND = 5, MULTIPLY = 6, TOP = 7 };
-enum Keys : int32_t { OF_CACHE = 0, OF_MEMORY = 1, OF_ROWS = 2 };
-
-struct Operation {  // what a..e and p..r mean is said at each operation
-    int32_t code, source, target, a, b, c, d, e;
-    float f, g;
-    const void *p, *q, *r;
-};
-
-struct Call {
-    int32_t rows, threads;
-    float* const* buffers;
-    const int64_t* tokens;      // (rows,)
-    const int32_t* positions;   // (rows,) place of each row in its text
-    // The cache: one (slots, room, keys and values side by side) a layer. A row writes into its own slot; where the
-    // beams it comes from wrote is in the table, so that no cache is ever copied.
-    float* const* caches;
-    const int32_t* slots;       // (rows,)
-    int32_t* table;             // (rows, table_stride) slot of each position, or null: always the row's own
-    int32_t table_stride, room;
-    const int32_t* families;    // (rows,) which source a row belongs to
-    const int32_t* sources;     // (families + 1,) where each source begins in the memories
-    const int32_t* begins;      // (rows,) first and last + 1 row of each row's own sequence
-    const int32_t* ends;
-    char* rounded;              // room for rows as int8 or bfloat16
-    float* row_scales;
-    const int64_t* forbidden;   // tokens that TOP does not name
-    int32_t forbidden_count, top;
-    float* top_values;          // (rows, top) logits, the largest first
-    int64_t* top_tokens;
-    float* normalisers;         // (rows,) log of the sum of all e^logit
-};
-
-struct Share { int begin, end; };
-
-static Share share(int64_t count, int thread, int threads, int unit = 1) {
-    int64_t units = (count + unit - 1) / unit;
-    int64_t begin = units * thread / threads * unit, end = units * (thread + 1) / threads * unit;
-    return {int(std::min(begin, count)), int(std::min(end, count))};
-}
-
-static void meet(int threads) {
-    if (threads > 1) {
-#if defined(_OPENMP)
-#pragma omp barrier
-#endif
-    }
-}
-
-static float* scratch(size_t floats) {  // memory of this thread, kept
-    static thread_local std::vector<float> memory;
-    if (memory.size() < floats) memory.resize(floats);
-    return memory.data();
-}
+#include "recurrence.h"
+#include "texts.h"
 
 // --- products ----------------------------------------------------------------------------------------------------------
-
-static Rows rounded(const Matrix& m, const Call& call, const float* values, int64_t stride, int thread, int threads) {
-    Rows x = {values, stride, call.rounded, call.row_scales, call.rows};
-    if (m.kind == FLOAT32) return x;
-    Share mine = share(call.rows, thread, threads);
-    for (int row = mine.begin; row < mine.end; row++) round_row(m, x, row);
-    meet(threads);
-    return x;
-}
 
 // target = f(source W^T + b), or added to it. p: the matrix; a: the function; b: adds; c: stride of the target (0: the outputs).
 static void linear(const Operation& op, const Call& call, int thread, int threads) {
     const Matrix& m = *(const Matrix*)op.p;
-    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, thread, threads);
+    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, call.rows, thread, threads);
     Share mine = share((m.outputs + 15) / 16, thread, threads, 2);
     product(m, x, mine.begin, mine.end, op.a, {call.buffers[op.target], op.c ? op.c : m.outputs, op.b != 0});
 }
@@ -126,7 +61,7 @@ struct Best {  // the largest logits of one row so far, and the sum of all e^(lo
 static void top(const Operation& op, const Call& call, std::vector<Best>* found, int thread, int threads) {
     const Matrix& m = *(const Matrix*)op.p;
     const int chunk = 32;  // blocks: 512 tokens
-    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, thread, threads);
+    Rows x = rounded(m, call, call.buffers[op.source], m.inputs, call.rows, thread, threads);
     Share mine = share((m.outputs + 15) / 16, thread, threads, 2);
     float* logits = scratch(size_t(call.rows) * chunk * 16);
     std::vector<Best>& best = found[thread];
@@ -327,7 +262,7 @@ static void attend(const float* query, float* mixed, int count, int place, const
 static Seen seen_by(int row, int kind, int number, int64_t stride, int64_t offset, const Call& call, int& place) {
     Seen keys = {};
     keys.stride = stride;
-    if (kind == OF_ROWS) {
+    if (kind >= OF_ROWS) {
         keys.base = call.buffers[number] + int64_t(call.begins[row]) * stride + offset;
         keys.count = call.ends[row] - call.begins[row];
         place = row - call.begins[row];
@@ -346,14 +281,17 @@ static Seen seen_by(int row, int kind, int number, int64_t stride, int64_t offse
     return keys;
 }
 
-// a: stride of the queries; b: heads; c: heads of keys; d: head width; e: whose keys + 4 * (cache or memory); f: scale;
+// a: stride of the queries; b: heads; c: heads of keys; d: head width; e: whose keys + 8 * (cache or buffer); f: scale;
 // p: what distances add (heads, 2 g - 1), or null; g: longest distance + 1; q: the stride and r: the offset of keys, as integers.
 static void attention(const Operation& op, const Call& call, int thread, int threads) {
-    int kind = op.e % 4, number = op.e / 4, width = op.d, group = op.b / op.c;
+    int kind = op.e % 8, number = op.e / 8, width = op.d, group = op.b / op.c;
     int64_t stride = (int64_t)(intptr_t)op.q, offset = (int64_t)(intptr_t)op.r, reach = (int64_t)op.g;
     Share mine = share(call.rows, thread, threads);
-    const int32_t* groups = kind == OF_ROWS ? call.begins : call.families ? call.families : call.slots;
+    const int32_t* groups = kind >= OF_ROWS ? call.begins : call.families ? call.families : call.slots;
+    if (kind >= OF_PACKED_MEMORY) return attend_memory(op, call, thread, threads);
+    if (kind >= OF_ROWS) attend_texts(op, call, thread, threads);
     for (int row = mine.begin; row < mine.end;) {
+        if (kind >= OF_ROWS && call.ends[row] - call.begins[row] >= LONG_TEXT) { row = std::min(call.ends[row], mine.end); continue; }
         int next = row + 1;  // rows of one text look at much the same keys: head by head these stay close at hand
         while (next < mine.end && groups[next] == groups[row]) next++;
         for (int head = 0; head < op.b; head++) {
@@ -383,6 +321,11 @@ static void go(const Operation* operations, int count, const Call& call, std::ve
             case REMEMBER: remember(op, call, thread, threads); break;
             case ATTEND: attention(op, call, thread, threads); break;
             case MULTIPLY: multiply(op, call, thread, threads); break;
+            case PACK: pack_memory(op, call, thread, threads); break;
+            case RECALL: recall(op, call, thread, threads); break;
+            case RECUR: recur(op, call, thread, threads); break;
+            case ADDITIVE: additive(op, call, thread, threads); break;
+            case MAXOUT: maxout(op, call, thread, threads); break;
             case TOP: top(op, call, found, thread, threads); break;
         }
         meet(threads);
