@@ -224,6 +224,7 @@ def test_what_cannot_be_planned_is_told(changes, gpus, gpu, says):
 
 
 def test_an_unknown_gpu_is_told_with_the_nearest():
+    assert device_of("H100") is device_of("h100")
     with pytest.raises(RegardError, match="no GPU 'h10'; did you mean h100"):
         device_of("h10")
     assert all(0 < one.fp32 <= one.bf16 and one.source for one in GPUS.values())

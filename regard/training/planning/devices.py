@@ -78,11 +78,12 @@ GPUS = {one.name: one for one in _GPUS}
 
 def device_of(name: str) -> Device:
     """A device by its name; `cpu` is measured, in about a second. RegardError for a name that is none."""
-    if name == CPU:
+    wanted = name.lower()  # data sheets write H100
+    if wanted == CPU:
         return this_machine()
-    if name not in GPUS:
+    if wanted not in GPUS:
         raise unknown("GPU", name, [*GPUS, CPU])
-    return GPUS[name]
+    return GPUS[wanted]
 
 
 def this_machine() -> Device:
