@@ -164,11 +164,13 @@ def _tree(beams: Sequence[tuple[tuple[int, ...], float]], answer: list[int], tra
         if beam and beam[:-1] in nodes:
             step = totals[beam] - totals[beam[:-1]]
             chosen = list(beam) == answer[: len(beam)]
-            nodes[beam] = Branch(trace.spell(beam[-1]), float(torch.tensor(step).exp()), chosen)
+            probability = float(torch.tensor(step).exp())
+            nodes[beam] = Branch(trace.spell(beam[-1]), probability, chosen, token=beam[-1])
             nodes[beam[:-1]].children.append(nodes[beam])
     return nodes[()]
 
 
 def _as_dict(branch: Branch) -> dict[str, Any]:
     children = [_as_dict(child) for child in branch.children]
-    return {"token": branch.label, "probability": branch.probability, "chosen": branch.chosen, "children": children}
+    found = {"token": branch.label, "id": branch.token, "probability": branch.probability, "chosen": branch.chosen}
+    return found | {"children": children}

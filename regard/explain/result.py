@@ -92,6 +92,8 @@ class Branch:
     probability: float
     chosen: bool = False
     children: list[Branch] = field(default_factory=list)
+    token: int | None = None
+    """The id of the token that it stands for; the root stands for none."""
 
     def numbers(self, path: str = "") -> Iterator[Number]:
         """Each path from the root and the probability of its last step."""

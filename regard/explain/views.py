@@ -272,7 +272,7 @@ VIEWS: dict[str, View] = {
     "generation": View(
         "alternatives at each token, the beam, source and target shares",
         "translators and language models",
-        ("count",),
+        ("count", "beams", "tokens"),
         _generation,
     ),
     "intervention": View(

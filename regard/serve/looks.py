@@ -174,8 +174,9 @@ def answers(volume: Volume, trace: Trace, options: Options, row: int = 0) -> dic
             for other, value in zip(others, values, strict=True)
         ]
         produced.append({"token": token, "text": one.text, "probability": one.probability, "alternatives": listed})
+    end = getattr(trace.model.config, "eos_token_id", None)
     return {"kind": volume.kind, **found.to_dict(), "produced": produced, "answer": _answer(volume, trace, row),
-            "first": places.start}  # fmt: skip
+            "first": places.start, "end": end}  # fmt: skip
 
 
 def what_if(volume: Volume, trace: Trace, edits: Sequence[str], options: Options, row: int = 0) -> dict[str, Any]:

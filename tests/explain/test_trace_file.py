@@ -100,7 +100,7 @@ def test_what_is_out_of_range_is_told():
         (lambda: trace.weights(0, 0, row=3), "no text 3: there are texts 0 to 2"),
         (lambda: trace.hidden(3), "no layer 3: there are layers 0 to 2"),
         (lambda: trace.embedding(7, 0), "no token 7: there are tokens 0 to 6"),
-        (lambda: traced("gpt").weights(0, 0, kind="cross"), "cross_attention"),
+        (lambda: traced("gpt").weights(0, 0, kind="cross"), "this model has no cross-attention"),
         (lambda: traced("gpt").weights(0, 0, kind="encoder"), "has no encoder: it has decoder"),
         (lambda: traced("seq2seq").weights(0, 0), "no attention"),
     ]:

@@ -295,7 +295,7 @@ def test_the_beam_is_a_tree_of_all_that_was_followed():
     while following := [child for child in node.children if child.chosen]:
         node = following[0]
         chosen.append(node)
-    assert [int(one.label) for one in chosen] == list(best.tokens)[: len(chosen)]
+    assert [int(one.label) for one in chosen] == [one.token for one in chosen] == list(best.tokens)[: len(chosen)]
     for one, produced in zip(chosen, found.produced, strict=False):
         assert one.probability == pytest.approx(produced.probability, abs=1e-4)
 

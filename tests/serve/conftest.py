@@ -63,7 +63,7 @@ class Running:
         self.app = create_app(replace(settings, port=0), loader)
         self.socket = _listen("127.0.0.1", 0)
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        config = uvicorn.Config(self.app, log_level="error", timeout_graceful_shutdown=5, lifespan="on")
+        config = uvicorn.Config(self.app, log_level="error", timeout_graceful_shutdown=15, lifespan="on")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()

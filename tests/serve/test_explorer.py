@@ -194,6 +194,30 @@ def test_an_alternative_is_gone_on_from(page):
     assert page.page.locator(".tree li b").first.inner_text() == "(begin)"
 
 
+def test_a_node_of_the_beam_is_gone_on_from_by_keyboard(page):
+    """The tree is one stop of Tab, arrows go from node to node, Enter goes on from there; the end is no button."""
+    page.open(text=["Open the file"], view="answers", beams=4)
+    nodes = page.page.locator(".tree button")
+    ways = nodes.evaluate_all("all => all.map(one => one.dataset.key.slice(4).split('-').map(Number))")
+    model = load("en-fr")
+    produced = model.trace(["Open the file"]).target[0].tolist()[1:]
+    assert all(model.model.config.eos_token_id not in way for way in ways)
+    assert page.page.locator(".tree button[tabindex='0']").count() == 1
+    other = next(number for number, way in enumerate(ways) if len(way) > 1 and way != produced[: len(way)])
+    nodes.first.focus()
+    for _ in range(other):
+        page.page.keyboard.press("ArrowDown")
+    assert page.page.evaluate("document.activeElement.dataset.key") == "node" + "-".join(map(str, ways[other]))
+    page.page.keyboard.press("Enter")
+    page.page.wait_for_selector('[data-key="free"]')
+    page.drawn("answers")
+    begin = ways[other]
+    assert page.state()["begin"] == ",".join(map(str, begin))
+    words = page.page.locator(".produced > li > button").all_inner_texts()[: len(begin)]
+    assert words == [model.codec.target.spell(token) for token in begin]
+    assert page.page.evaluate("document.activeElement.dataset.key").startswith("at"), "focus stays on the answer"
+
+
 def test_a_silenced_head_a_hidden_word_and_a_dragged_weight(page):
     page.open(text=["Open the file"], view="what-if")
     trace = load("en-fr").trace(["Open the file"])

@@ -16,8 +16,9 @@ from regard.serve.traces import Traces
 TEXTS = ("Python executes quickly", "Python crawls quickly")
 HOST = """<!doctype html><div id="cell"></div><script type="module">
 const answers = [];
-const model = { get: () => window.page, on: (_, hear) => answers.push(hear), off: () => {},
-  send: async (data) => { const found = await window.python(data); answers.forEach((hear) => hear(found)); } };
+const model = { get: (name) => window.trait[name], on: (_, hear) => answers.push(hear), off: () => {},
+  send: async (data) => { const found = await window.python(data);
+    answers.forEach((hear) => hear(found)); window.asked = true; } };
 const { default: widget } = await import("data:text/javascript," + encodeURIComponent(window.script));
 widget.render({ model, el: document.getElementById("cell") });
 </script>"""
@@ -74,8 +75,8 @@ def test_the_page_in_one_file_works_in_a_frame(shelf):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda asked: said.append(asked.url) if asked.url.startswith("http") else None)
         page.expose_function("python", lambda asked: answered(shelf, traces, asked))
-        state = one_file("model=en-fr&text=Open+the+file")
-        page.add_init_script(f"window.page = {json.dumps(state)}; window.script = {json.dumps(_SCRIPT)};")
+        traits = json.dumps({"page": one_file("model=en-fr&text=Open+the+file")})
+        page.add_init_script(f"window.trait = {traits}; window.script = {json.dumps(_SCRIPT)};")
         page.goto("about:blank")
         page.set_content(HOST)
         frame = page.frame_locator("iframe")
@@ -99,10 +100,33 @@ def test_a_notebook_shows_the_page_and_plain_html_of_results():
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
     page, walk, answers = (cell.outputs[0]["data"] for cell in book.cells)
+    plain = book.cells[0].outputs[1]["data"]
     model = page["application/vnd.jupyter.widget-view+json"]["model_id"]
     state = book.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"][model]["state"]
     assert state["page"].startswith("<!doctype html>")
     assert "srcdoc" in str(state["_esm"])
-    for shown, told in ((page, "Python"), (walk, "e(Python)"), (answers, "What each layer would answer")):
+    assert f'<div id="{state["plain"]}">' in plain["text/html"]
+    for shown, told in ((plain, "Python"), (walk, "e(Python)"), (answers, "What each layer would answer")):
         assert told in shown["text/html"]
         assert "<script" not in shown["text/html"]
+    exported, _ = pytest.importorskip("nbconvert").HTMLExporter().from_notebook_node(book)
+    shown = exported[exported.index(f'<div id="{state["plain"]}">') :]
+    assert "executes" in shown[: shown.index("</body>")], "what stays, though the widget's state is in the notebook"
+
+
+@needs_browser
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("kernel", [True, False])
+def test_plain_html_stays_until_the_process_has_answered(shelf, kernel):
+    with browser() as chromium:
+        page = chromium.new_page()
+        page.expose_function("python", lambda asked: answered(shelf, Traces(1 << 26), asked) if kernel else {})
+        told = f"window.trait = {{page: '<p>the page</p>', plain: 'below'}}; window.script = {json.dumps(_SCRIPT)};"
+        page.add_init_script(told)
+        page.goto("about:blank")
+        page.set_content(HOST + '<div id="below">the walkthrough</div>')
+        if kernel:
+            page.frame_locator("iframe").get_by_text("the page").wait_for(timeout=10_000)
+        page.wait_for_function("window.asked")
+        assert page.locator("iframe").count() == int(kernel)
+        assert page.locator("#below").is_visible() != kernel

@@ -175,12 +175,13 @@ def test_a_model_that_cannot_be_opened_is_told_with_its_reason(start):
 
 @pytest.mark.parametrize(("bound", "code"), [({"waiting": 2}, 503), ({"a_client": 2}, 429)])
 def test_the_line_a_clients_share_and_the_time_have_bounds(start, bound, code):
-    held = threading.Event()
+    held, begun = threading.Event(), threading.Event()
     one = start(seconds=2.5, **bound).opened()  # long enough that all eight come before the first goes
     engine = one.app.state.service.engine
-    blocker = threading.Thread(target=lambda: asyncio.run(engine.run(held.wait, patient=True)))
+    hold = lambda: (begun.set(), held.wait())  # noqa: E731
+    blocker = threading.Thread(target=lambda: asyncio.run(engine.run(hold, patient=True)))
     blocker.start()
-    time.sleep(0.1)
+    assert begun.wait(60)
     body = {"model": "en-fr", "texts": ["Open."]}
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: call(one.address, "/api/run/translate", body), range(8)))
@@ -243,12 +244,20 @@ def test_only_the_pages_own_files_are_given(running):
 
 
 def test_a_stop_lets_what_was_begun_be_answered(start):
-    one = start().opened()
-    found = []
-    long = {"model": "en-fr", "texts": ["Open the file and close the window."] * 40, "beams": 8}
+    loaded, begun, found = load("en-fr"), threading.Event(), []
+
+    class Watched(TextToText):
+        """The translator, which tells when it has begun."""
+
+        def hypotheses(self, texts, *rest):
+            begun.set()
+            return super().hypotheses(texts, *rest)
+
+    one = start(loader=lambda _: Watched("en-fr", loaded.model, loaded.codec)).opened()
+    long = {"model": "en-fr", "texts": ["Open the file and close the window."] * 12, "beams": 8}
     asking = threading.Thread(target=lambda: found.append(call(one.address, "/api/run/translate", long)[0]))
     asking.start()
-    time.sleep(0.15)
+    assert begun.wait(60)
     one.stop()
     asking.join()
     assert found == [200]

@@ -31,7 +31,7 @@ export const answers = {
 function column(one, place, at, data) {
   const before = data.produced.slice(0, place).map((earlier) => earlier.token);
   const other = one.alternatives.map((way) => {
-    const own = way.token === one.token, stays = own || Boolean(page.kept);
+    const own = way.token === one.token, stays = own || way.token === data.end || Boolean(page.kept);
     return h("li", {}, h("button", { type: "button", class: "token" + (own ? " own" : ""), "--share": way.probability.toFixed(4), "data-key": `way${place}-${way.token}`, "aria-disabled": stays ? "true" : null,
       "aria-label": `${way.text}, ${percent(way.probability)}${own ? ", chosen" : stays ? "" : ": go on from here"}`, onclick: () => stays || set({ begin: [...before, way.token], at: place }) },
       h("span", {}, way.text), h("span", { class: "quiet" }, fixed(100 * way.probability, 1))));
@@ -61,11 +61,18 @@ async function lens(trace, data, at, writes) {
 function beams(data) {
   const choice = h("select", { "data-key": "beams", disabled: state.begin.length > 0, onchange: () => set({ beams: Number(choice.value) }) }, [1, 2, 3, 4, 6].map((count) => h("option", { value: count }, count === 1 ? "greedy" : count)));
   choice.value = String(state.beams);
-  const tree = data.tree && drawn({ type: "tree", caption: "The beams that were followed, with the probability of each step", root: node(data.tree) });
-  return h("div", {}, h("h3", {}, "The beam"), h("label", {}, h("span", { class: "quiet" }, "beams"), choice), tree);
+  const tree = data.tree && drawn({ type: "tree", caption: "The beams that were followed, with the probability of each step", root: node(data.tree), choose: (path) => path[path.length - 1] !== data.end && (() => goOn(path, data)) });
+  return h("div", {}, h("h3", {}, "The beam"), h("label", {}, h("span", { class: "quiet" }, "beams"), choice), tree ? h("p", { class: "quiet" }, "Choose a token and the model goes on from there.") : null, tree);
 }
 
-const node = (one) => ({ label: one.token, probability: one.probability, chosen: one.chosen, children: one.children.map(node) });
+const node = (one) => ({ label: one.token, token: one.id, probability: one.probability, chosen: one.chosen, children: one.children.map(node) });
+
+// The tree goes when its node was chosen, so what is focused is that place of the answer, which is there before and after.
+function goOn(path, data) {
+  const at = Math.min(path.length, data.produced.length) - 1;
+  document.querySelector(`[data-key="at${at}"]`).focus();
+  set({ begin: path, at: path.length - 1 });
+}
 
 function readers(data, trace) {
   const list = (choices, caption) => h("div", {}, h("h3", {}, caption), h("ol", { class: "choices" }, choices.map((one) => h("li", { class: "token", "--share": one.probability.toFixed(4) }, h("span", {}, one.text), h("span", { class: "quiet" }, percent(one.probability))))));

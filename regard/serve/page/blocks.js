@@ -1,6 +1,6 @@
 // Any result of the library, block by block: notes, tables, grids, lines over layers, trees, the notes' equation.
 
-import { fixed, h, s, short } from "./dom.js";
+import { fixed, h, percent, roving, s, short } from "./dom.js";
 import { bar, matrix } from "./draw.js";
 
 export function blocksOf(results) {
@@ -73,13 +73,21 @@ export function lines(block) {
   return h("div", {}, h("h3", {}, block.caption), scrolled(block.caption, svg));
 }
 
+// Where there is something to do with a node it is a button: one stop of Tab for the whole tree, arrows from node to node.
 function tree(block) {
-  return h("div", {}, h("h3", {}, block.caption), h("ul", { class: "tree" }, branch(block.root)));
+  const drawn = h("ul", { class: "tree" }, branch(block.root, block.choose));
+  const nodes = [...drawn.querySelectorAll("button")];
+  roving(nodes, 1);
+  return h("div", {}, h("h3", {}, block.caption), drawn);
 }
 
-function branch(node) {
+function branch(node, choose, before = []) {
+  const path = node.token === null || node.token === undefined ? before : [...before, node.token];
   const label = [bar(node.probability), node.chosen ? h("b", {}, node.label) : node.label, " " + fixed(node.probability)];
-  return h("li", {}, label, node.children.length ? h("ul", {}, node.children.map(branch)) : null);
+  const does = choose && path.length && choose(path);
+  return h("li", {}, does ? h("button", { type: "button", class: "node", "data-key": "node" + path.join("-"), onclick: does,
+    "aria-label": `${node.label}, ${percent(node.probability)}${node.chosen ? ", chosen" : ""}: go on from here` }, label) : label,
+  node.children.length ? h("ul", {}, node.children.map((child) => branch(child, choose, path))) : null);
 }
 
 export function scrolled(label, inner) {
