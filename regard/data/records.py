@@ -221,7 +221,8 @@ class ParquetRecords(Records):
         super().__init__(path, name)
         arrow, parquet = arrow_modules()
         try:
-            self._file = parquet.ParquetFile(path)
+            # A row group may be as large as the file: read as it is needed, not ahead.
+            self._file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError) as error:
             raise RegardError(f"{path} is damaged or not a Parquet file: {error}") from error
         self.schema = self._file.schema_arrow

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from regard.layers.blocks import DecoderLayer, EncoderLayer
-from regard.models.base import Model
+from regard.models.base import LEARNING, Model
 from regard.training.placement import Placement, all_finite
 from regard.training.recipe_parts import Processes
 from regard.training.tasks import Task
@@ -195,7 +195,10 @@ class CutPlacement(Placement):
         return model
 
     def bare(self) -> Model:
-        return type(self.model)(self.model.config).to(self.device).train()
+        model = type(self.model)(self.model.config)
+        if isinstance(learning := getattr(self.model, LEARNING, None), nn.Linear):
+            model.add_module(LEARNING, nn.Linear(learning.in_features, learning.out_features, bias=False))
+        return model.to(self.device).train()
 
 
 class _Learner(nn.Module):
