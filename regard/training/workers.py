@@ -22,6 +22,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from regard.errors import RegardError
 
@@ -192,7 +194,10 @@ def join_workers(device: str) -> Workers:
     try:
         if not dist.is_initialized():
             backend = "nccl" if device.startswith("cuda") else "gloo"
-            dist.init_process_group(backend, rank=rank, world_size=count, timeout=_MEETING)
+            store, _, _ = next(rendezvous("env://", rank, count, timeout=_MEETING))
+            # torchrun keeps one store: those who are started again must not find where the dead ones listened.
+            own = PrefixStore(f"start {_number('TORCHELASTIC_RESTART_COUNT')}", store)
+            dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=_MEETING)
         return Workers(rank, count, dist.new_group(timeout=_PATIENCE))
     except (RuntimeError, ValueError) as error:
         raise RegardError(f"the {count} workers cannot meet: {str(error).splitlines()[0]}") from error

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -100,21 +99,16 @@ def test_the_losses_of_several_are_those_of_one(place, workers):
     assert losses(place / f"several{workers}") == pytest.approx(losses(place / f"one{workers}"), rel=1e-4)
 
 
-def torchrun():
-    """Two workers that meet at a port nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    return (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port)
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def test_torchrun_starts_workers_too(place, whole):
-    ended(begin(place, "torchrun", start=torchrun()))
+    ended(begin(place, "torchrun", start=TORCHRUN))
     assert losses(place / "torchrun") == losses(whole)
 
 
 def test_torchrun_starts_all_again_when_one_dies_and_the_run_goes_on(place, whole):
-    again = (*torchrun(), "--max-restarts", "1")
+    again = (*TORCHRUN, "--max-restarts", "1")
     cut = ["--set", "processes.shard=true", "--set", "training.checkpoint_every=5"]
     process, killed, lines = begin(place, "again", *cut, start=again), False, []
     for line in process.stdout:
