@@ -152,12 +152,21 @@ def restore(
 ) -> list[dict[str, Tensor]]:
     """Put everything back where `tensors_of` took it from; returns the snapshots."""
     model.load_state_dict(under("model.", tensors))
+    put_in_optimizers(optimizers, tensors)
+    return snapshots_in(tensors)
+
+
+def put_in_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Give every optimiser its state back, by the number of each parameter."""
     for place, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in under(f"optimizer.{place}.", tensors).items():
             number, _, field = name.partition(".")
             state.setdefault(int(number), {})[field] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def snapshots_in(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     count = len({name.split(".")[0] for name in under("snapshot.", tensors)})
     return [under(f"snapshot.{number}.", tensors) for number in range(count)]
 

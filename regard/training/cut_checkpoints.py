@@ -26,7 +26,16 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from regard.errors import RegardError
-from regard.training.checkpoints import FACTS_FILE, FOLDER, PREVIOUS_FOLDER, load_checkpoint, standing, under
+from regard.training.checkpoints import (
+    FACTS_FILE,
+    FOLDER,
+    PREVIOUS_FOLDER,
+    load_checkpoint,
+    put_in_optimizers,
+    snapshots_in,
+    standing,
+    under,
+)
 from regard.training.workers import Workers
 
 if TYPE_CHECKING:
@@ -124,14 +133,8 @@ def _put(run: Run, placement: CutPlacement, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in under("model.", tensors).items():
             (placement.here[name] if name in placement.here else state[name]).copy_(value)
-    for place, optimizer in enumerate(run.optimizers):
-        fields: dict[int, dict[str, Tensor]] = {}
-        for name, value in under(f"optimizer.{place}.", tensors).items():
-            number, _, field = name.partition(".")
-            fields.setdefault(int(number), {})[field] = value
-        optimizer.load_state_dict({"state": fields, "param_groups": optimizer.state_dict()["param_groups"]})
-    count = len({name.split(".")[0] for name in under("snapshot.", tensors)})
-    run.snapshots = [under(f"snapshot.{number}.", tensors) for number in range(count)]
+    put_in_optimizers(run.optimizers, tensors)
+    run.snapshots = snapshots_in(tensors)
 
 
 def _names(placement: CutPlacement, optimizer: torch.optim.Optimizer) -> list[str]:
