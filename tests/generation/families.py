@@ -1,8 +1,10 @@
 """A table as a model, and small random models of every family that reads several tokens at once."""
 
+import itertools
 from types import SimpleNamespace
 
 import torch
+from hypothesis import strategies as st
 
 from regard.models.gpt import GPT, GPTConfig
 from regard.models.llama import Llama, LlamaConfig
@@ -78,3 +80,24 @@ class Read:
 
     def select(self, rows: torch.Tensor) -> "Read":
         return Read([self.texts[row] for row in rows.tolist()])
+
+
+def check_steps(data, prepared, model, lengths: list[int], words: int) -> None:
+    """Steps of a prepared model are those of the model itself, whichever beams go on and whichever sources leave."""
+    source = Sequences.of_ids([[data.draw(st.integers(3, words - 1)) for _ in range(length)] for length in lengths])
+    with torch.inference_mode():
+        ours, theirs = prepared.start(source), model.start(source)
+        tokens = torch.ones(len(lengths), dtype=torch.long)
+        rows = list(range(len(lengths)))  # the source of each row; its beams stand together
+        for step in range(data.draw(st.integers(1, 6))):
+            found, ours = prepared.step(tokens, ours)
+            expected, theirs = model.step(tokens, theirs)
+            torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+            if data.draw(st.booleans()):
+                copies = data.draw(st.integers(1, 3))
+                families = [list(group) for _, group in itertools.groupby(range(len(rows)), key=lambda row: rows[row])]
+                kept = families if step == 0 else families[data.draw(st.integers(0, len(families) - 1)) :]
+                chosen = [data.draw(st.sampled_from(family)) for family in kept for _ in range(copies)]
+                rows = [rows[row] for row in chosen]
+                ours, theirs = ours.select(torch.tensor(chosen)), theirs.select(torch.tensor(chosen))
+            tokens = torch.tensor([data.draw(st.integers(1, words - 1)) for _ in rows])

@@ -1,11 +1,11 @@
 """Steps of fixed shapes against the models' own: every family, random rows, beams and positions."""
 
-import itertools
 import subprocess
 import sys
 
 import pytest
 import torch
+from generation.families import check_steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_engine import MODELS, WORDS, made
@@ -37,23 +37,7 @@ def static_of(model, precision="fp32", capture=None) -> Static:
 def test_steps_are_those_of_the_model(model, data):
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=5))
     static = static_of(model)
-    source = Sequences.of_ids([[data.draw(st.integers(3, WORDS - 1)) for _ in range(length)] for length in lengths])
-    with torch.inference_mode():
-        ours, theirs = static.start(source), model.start(source)
-        tokens = torch.ones(len(lengths), dtype=torch.long)
-        rows = list(range(len(lengths)))  # the source of each row; its beams stand together
-        for step in range(data.draw(st.integers(1, 6))):
-            found, ours = static.step(tokens, ours)
-            expected, theirs = model.step(tokens, theirs)
-            torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
-            if data.draw(st.booleans()):
-                copies = data.draw(st.integers(1, 3))
-                families = [list(group) for _, group in itertools.groupby(range(len(rows)), key=lambda row: rows[row])]
-                kept = families if step == 0 else families[data.draw(st.integers(0, len(families) - 1)) :]
-                chosen = [data.draw(st.sampled_from(family)) for family in kept for _ in range(copies)]
-                rows = [rows[row] for row in chosen]
-                ours, theirs = ours.select(torch.tensor(chosen)), theirs.select(torch.tensor(chosen))
-            tokens = torch.tensor([data.draw(st.integers(1, WORDS - 1)) for _ in rows])
+    check_steps(data, static, model, lengths, WORDS)
 
 
 def test_answers_are_those_of_the_model(model):
