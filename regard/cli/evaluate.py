@@ -21,6 +21,9 @@ def evaluate(
     beams: Annotated[int, typer.Option(min=1, help="Hypotheses kept; 1 is greedy.")] = 4,
     length_penalty: Annotated[float, typer.Option(help="alpha of the paper; 0: none.")] = 0.6,
     precision: Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8, the fastest.")] = "fp32",
+    second_opinion: Annotated[
+        bool, typer.Option(help="Let the joint model rank the answers of the beams, where the model has one.")
+    ] = True,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Use only the first so many examples.")] = None,  # noqa: UP045
     output_file: Annotated[
         Optional[Path], typer.Option("--output", help="Write source, answer and reference, tab-separated.")  # noqa: UP045
@@ -39,6 +42,8 @@ def evaluate(
     from regard.training.scoring import METRICS, score_answers
 
     loaded = load_text_to_text(model, precision)
+    if not second_opinion:
+        loaded.opinion = None
     metric = metric or ("wer" if data == "cmudict" else "bleu")
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
 from queue import SimpleQueue
 
 import torch
 
 from regard.generation.engine import Engine
 from regard.generation.search import search_waiting
+from regard.generation.second_opinion import SecondOpinion
 from regard.generation.settings import Generator, Hypothesis, Search
 from regard.generation.speculative import Draft
 from regard.generation.waiting import Waiting
@@ -30,13 +33,23 @@ def answer(
     device: torch.device | str = "cpu",
     draft: Draft | None = None,
     numbers: Sequence[int] | None = None,
+    opinion: SecondOpinion | None = None,
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
     """Answers with the numbers of their texts, in the fastest order: the longest first, alike ones together.
 
     What is drawn for a text depends on its number in `numbers` (by default 0, 1, ...), not on its place in a batch.
+    With an `opinion` the answers of a beam search are ranked by it before the `n_best` are taken.
     """
     encoded = codec.source.encode_many(texts)
-    yield from searched(model, encoded, how, batch_tokens, device, draft, numbers)
+    if opinion is None or how.beams == 1:
+        yield from searched(model, encoded, how, batch_tokens, device, draft, numbers)
+        return
+    assert isinstance(codec, Codec)
+    found = searched(model, encoded, replace(how, n_best=None), batch_tokens, device, draft, numbers)
+    while some := list(islice(found, ROWS)):
+        ranked = opinion.rank(codec, [encoded[place] for place, _ in some], [answers for _, answers in some])
+        for (place, _), answers in zip(some, ranked, strict=True):
+            yield place, answers[: how.n_best]
 
 
 def searched(

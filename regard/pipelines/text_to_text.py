@@ -18,6 +18,7 @@ from regard.explain.words import join_keys, join_rows, words_of
 from regard.generation.answers import answer
 from regard.generation.looking import Head, attention_of
 from regard.generation.search import Going, Hypothesis, Search, search
+from regard.generation.second_opinion import SecondOpinion
 from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec, Piece
 from regard.models.base import Model
@@ -32,8 +33,11 @@ from regard.sequences import Sequences
 class TextToText(Prepared, FileRunner):
     """A model with its tokenizers."""
 
-    def __init__(self, name: str, model: Model, codec: Codec | SubwordCodec) -> None:
-        self.name, self.codec = name, codec
+    def __init__(
+        self, name: str, model: Model, codec: Codec | SubwordCodec, opinion: SecondOpinion | None = None
+    ) -> None:
+        """`opinion`: ranks the answers of a beam search; explanations are of the model alone."""
+        self.name, self.codec, self.opinion = name, codec, opinion
         self.model: Any = model
 
     def translate(self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6, **options: Any) -> list[str]:
@@ -69,7 +73,8 @@ class TextToText(Prepared, FileRunner):
         for text in texts:
             self.check(text)
         generator, device = self.generator(), self.model.device
-        yield from answer(generator, self.codec, texts, how, device=device, draft=drafts, numbers=numbers)
+        given = {"device": device, "draft": drafts, "numbers": numbers, "opinion": self.opinion}
+        yield from answer(generator, self.codec, texts, how, **given)
 
     kind = "hypotheses"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from regard.files import written_aside
+from regard.generation.second_opinion import SecondOpinion
 from regard.models.base import Model, Storage
 from regard.models.transformer import Transformer
 from regard.training.events import Measured, Validated
@@ -42,12 +43,21 @@ class Facts:
     """The last measurement of speed and cost."""
 
 
-def write_model(folder: Path, model: Model, codec: Codec, facts: Facts, storage: Storage = "float32") -> None:
+def write_model(
+    folder: Path,
+    model: Model,
+    codec: Codec,
+    facts: Facts,
+    storage: Storage = "float32",
+    opinion: SecondOpinion | None = None,
+) -> None:
     """The whole folder at once: it is either as it was before, or complete."""
     with written_aside(folder) as aside:
         aside.mkdir()
         model.save(aside, storage)
         codec.save(aside)
+        if opinion is not None:
+            opinion.save(aside)
         (aside / "README.md").write_text(model_card(model, facts, storage), encoding="utf-8")
 
 

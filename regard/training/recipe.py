@@ -14,7 +14,7 @@ from regard.models.base import Model, first_problem
 from regard.models.catalog import MODELS
 from regard.training.loop_recipe import Cost
 from regard.training.loop_recipe import Training as Training
-from regard.training.recipe_parts import Clean, Contrastive, Distillation, Part, Processes
+from regard.training.recipe_parts import Clean, Contrastive, Distillation, Part, Processes, SecondOpinionRecipe
 
 
 class Data(Part):
@@ -175,6 +175,7 @@ class Recipe(Part):
     processes: Processes = Processes()
     cost: Cost = Cost()
     guided: Guided = Guided()
+    second_opinion: SecondOpinionRecipe = SecondOpinionRecipe()
     contrastive: Contrastive = Contrastive()
     distillation: Distillation = Distillation()
     score: Score = Score()
@@ -199,6 +200,12 @@ class Recipe(Part):
     def _guided_suits(self) -> Recipe:
         if self.guided.links and self.model.type != "transformer":
             raise ValueError(f"guided attention is for model.type transformer, not {self.model.type}")
+        return self
+
+    @model_validator(mode="after")
+    def _second_opinion_suits(self) -> Recipe:
+        if self.second_opinion.order and (self.task != "text-to-text" or self.tokenizer.kind != "symbols"):
+            raise ValueError("second_opinion is for text-to-text with tokenizer.kind symbols")
         return self
 
     @model_validator(mode="after")

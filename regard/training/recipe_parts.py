@@ -33,6 +33,17 @@ class Clean(Part):
     """Keep what also stands in the validation or test part; it is counted either way."""
 
 
+class SecondOpinionRecipe(Part):
+    """A joint n-gram model of both sides, learnt after training, that ranks the answers of a beam search anew (see
+    regard.generation.second_opinion).
+    """
+
+    order: int = Field(0, ge=0, le=12)
+    """Longest n-grams; 0: no second opinion."""
+    share: float = Field(0.25, ge=0, le=1)
+    """How much it counts."""
+
+
 class Contrastive(Part):
     """Sentence embeddings (see regard.training.tasks.embeddings)."""
 

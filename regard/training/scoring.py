@@ -12,6 +12,7 @@ from regard.generation.answers import answer
 from regard.generation.engine import prepare
 from regard.generation.matrices import Precision
 from regard.generation.search import Search
+from regard.generation.second_opinion import SecondOpinion
 from regard.modalities.text import Codec
 from regard.models.base import Config, Model
 from regard.training.recipe import Score
@@ -37,14 +38,21 @@ def score_answers(metric: str, answers: Sequence[str], pairs: Sequence[Pair]) ->
 
 
 def evaluate(
-    model: Model, codec: Codec, pairs: Sequence[Pair], metric: str, how: Search, precision: Precision = "fp32"
+    model: Model,
+    codec: Codec,
+    pairs: Sequence[Pair],
+    metric: str,
+    how: Search,
+    precision: Precision = "fp32",
+    opinion: SecondOpinion | None = None,
 ) -> tuple[Result, list[str]]:
     """Answer all sources and score the best answers; `precision`: of the weights while answering."""
     training = model.training
     model.eval()
     answers = [""] * len(pairs)
     ready: Any = prepare(model, precision)
-    for number, found in answer(ready, codec, [pair.source for pair in pairs], how, device=model.device):
+    sources = [pair.source for pair in pairs]
+    for number, found in answer(ready, codec, sources, how, device=model.device, opinion=opinion):
         answers[number] = codec.target.decode(found[0].tokens)
     model.train(training)
     return score_answers(metric, answers, pairs), answers

@@ -238,7 +238,8 @@ class Run:
         else:
             model = type(model).load(self.folder / MODEL).to(self.device)
         result = self.task.test_score(model)
-        write_model(self.folder / MODEL, model, self.task.codec, self.card(result, "test"))
+        opinion = getattr(self.task, "opinion", None)
+        write_model(self.folder / MODEL, model, self.task.codec, self.card(result, "test"), opinion=opinion)
         folder = str(self.folder / MODEL)
         event = Finished(self.step, self.reason, result.scores, result.signature, folder, self.seconds)
         append_event(self.folder, event)

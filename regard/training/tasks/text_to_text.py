@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from regard.data.batches import Batch, Examples
 from regard.data.sources import Pair, read_cmudict, read_pairs
 from regard.errors import RegardError
+from regard.generation.second_opinion import SecondOpinion
 from regard.modalities.text import Codec, symbol_codec, train_bpe, train_unigram
 from regard.models.base import Model
 from regard.training.guided import Guide, Noted
@@ -78,8 +79,22 @@ class TextToTextTask:
     def test_score(self, model: Model) -> Result:
         """The recipe's search on the test part."""
         score = self.recipe.score
-        how = search_of(model.config, score)
-        return evaluate(model, self.codec, self.test_pairs[: score.test_examples], score.metric, how)[0]
+        how, pairs = search_of(model.config, score), self.test_pairs[: score.test_examples]
+        return evaluate(model, self.codec, pairs, score.metric, how, opinion=self.opinion)[0]
+
+    @cached_property
+    def opinion(self) -> SecondOpinion | None:
+        """What ranks the model's answers, learnt from the training pairs when first asked for."""
+        return learnt_opinion(self.recipe, self.codec)
+
+
+def learnt_opinion(recipe: Recipe, codec: Codec) -> SecondOpinion | None:
+    """A joint model of the training part, if the recipe wishes for one."""
+    wished = recipe.second_opinion
+    if not wished.order:
+        return None
+    pairs = [(pair.source, target) for pair in pair_parts(recipe)("train") for target in pair.targets]
+    return SecondOpinion.learn(pairs, codec, wished.order, wished.share)
 
 
 def read_parts(recipe: Recipe) -> dict[str, list[Pair]]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.training.graphones import SHAPES, Graphones, JointModel, Word
-from regard.training.kneser_ney import KneserNey
+from regard.generation.graphones import SHAPES, Graphones, JointModel, Word
+from regard.generation.kneser_ney import KneserNey
 
 WORDS: list[Word] = [
     ("phone", ("F", "OW", "N")),
@@ -50,8 +50,8 @@ def test_expectation_maximisation_is_that_over_all_cuts():
                     counts[one] += share / sum(shares)
         likelihoods.append(likelihood)
         chances = defaultdict(float, {one: count / sum(counts.values()) for one, count in counts.items()})
-    graphones = Graphones(WORDS, rounds=4)
-    assert graphones.likelihoods == pytest.approx(likelihoods[1:])
+    graphones, found_likelihoods = Graphones.learn(WORDS, rounds=4)
+    assert found_likelihoods == pytest.approx(likelihoods[1:])
     found = graphones.probabilities[graphones.probabilities > 0]
     assert sorted(found) == pytest.approx(sorted(chance for chance in chances.values() if chance))
     # The best cut has the likelihood of the best of all cuts.
@@ -62,23 +62,23 @@ def test_expectation_maximisation_is_that_over_all_cuts():
 
 
 def test_what_cannot_be_cut_and_what_was_never_seen():
-    graphones = Graphones(WORDS)
+    graphones, _ = Graphones.learn(WORDS)
     impossible, strange, none = graphones.cut([("a", ("AE", "K", "S")), ("zoo", ("Z", "UW")), ("a", ())])
     assert impossible is None
     assert strange is not None
     assert -1 in strange
     assert none is not None
     assert len(none) == 1
-    assert JointModel(WORDS, order=3).log_probabilities([("a", ("AE", "K", "S"))]) == [-math.inf]
+    assert JointModel.learn(WORDS, order=3).log_probabilities([("a", ("AE", "K", "S"))]) == [-math.inf]
 
 
 def test_the_likelihood_never_falls():
-    likelihoods = Graphones(WORDS, rounds=8).likelihoods
+    _, likelihoods = Graphones.learn(WORDS, rounds=8)
     assert all(later >= earlier - 1e-9 for earlier, later in pairwise(likelihoods))
 
 
 def test_the_joint_model_prefers_what_it_has_seen():
-    model = JointModel(WORDS * 3, order=3)
+    model = JointModel.learn(WORDS * 3, order=3)
     right, wrong = model.log_probabilities([("phone", ("F", "OW", "N")), ("phone", ("P", "OW", "N"))])
     assert right > wrong
 
@@ -89,7 +89,7 @@ sequences = st.lists(st.lists(st.integers(3, 6), max_size=6), min_size=1, max_si
 @settings(max_examples=40, deadline=None)
 @given(sequences, st.integers(1, 4), st.lists(st.integers(2, 7), max_size=5))
 def test_n_grams_are_those_counted_one_by_one(learnt: list[list[int]], order: int, asked: list[int]):
-    model = KneserNey(learnt, order, unknown=-9.0)
+    model = KneserNey.learn(learnt, order, unknown=-9.0)
     expected = sum(
         plainly(learnt, order, ["s"] * (order - 1) + asked[:place], token) for place, token in enumerate([*asked, "e"])
     )

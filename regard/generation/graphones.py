@@ -4,9 +4,8 @@ A word and its phonemes are cut together into graphones, pieces of one or two le
 `ph-F o-OW n-N e-`. Expectation maximisation over all ways to cut finds how likely each graphone is (section 2.4); the
 best cut of every training word is then what an n-gram model learns (`kneser_ney.py`; theirs goes over all cuts too).
 
-Here it is a second opinion. It answers worse than a Transformer but errs elsewhere: it knows exact pieces and what
-stands before them. So the n best answers of a model, ranked by both, are better than either's:
-`scripts/second_opinion.py`, docs/log.md.
+It answers worse than a Transformer but errs elsewhere: it knows exact pieces and what stands before them. So the best
+answers of both together are better than either's (`second_opinion.py`).
 
 All words with as many letters and as many phonemes go through one lattice, place by place, in numpy.
 """
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard.training.kneser_ney import KneserNey
+from regard.generation.kneser_ney import KneserNey
 
-Word = tuple[str, tuple[str, ...]]
+Word = tuple[Sequence[str], Sequence[str]]
 """Letters, phonemes."""
 
 SHAPES = ((1, 0), (1, 1), (1, 2), (2, 1))
@@ -33,9 +32,14 @@ _FLOOR = 1e-12
 class JointModel:
     """log P(letters, phonemes) of the best cut; among answers to one word it ranks as P(phonemes | letters)."""
 
-    def __init__(self, words: Sequence[Word], order: int = 7, rounds: int = 6) -> None:
-        self.graphones = Graphones(words, rounds)
-        self.ngrams = KneserNey([cut for cut in self.graphones.cut(words) if cut is not None], order)
+    def __init__(self, graphones: Graphones, ngrams: KneserNey) -> None:
+        self.graphones, self.ngrams = graphones, ngrams
+
+    @classmethod
+    def learn(cls, words: Sequence[Word], order: int = 7, rounds: int = 6) -> JointModel:
+        """From words and how they are said; a word that is said in two ways stands there twice."""
+        graphones, _ = Graphones.learn(words, rounds)
+        return cls(graphones, KneserNey.learn([cut for cut in graphones.cut(words) if cut is not None], order))
 
     def log_probabilities(self, words: Sequence[Word]) -> list[float]:
         """Of each word with its phonemes; minus infinity where no cut is possible."""
@@ -47,31 +51,41 @@ class JointModel:
 class Graphones:
     """How likely each graphone is, and the best way to cut a word by that."""
 
-    def __init__(self, words: Sequence[Word], rounds: int = 6) -> None:
-        self.letters = {
-            letter: number for number, letter in enumerate(sorted({one for word, _ in words for one in word}), 1)
-        }
-        self.phonemes = {
-            name: number for number, name in enumerate(sorted({one for _, said in words for one in said}), 1)
-        }
-        lattices = list(self._lattices(words))
-        self.known = np.unique(np.concatenate([edge.codes for lattice in lattices for edge in lattice.edges]))
-        """Codes of the graphones that occur in any cut of these words."""
-        numbers = [[np.searchsorted(self.known, edge.codes) for edge in lattice.edges] for lattice in lattices]
-        self.probabilities = np.ones(len(self.known))
-        self.likelihoods: list[float] = []
-        """log P of all words, after each round but the last."""
+    def __init__(
+        self,
+        letters: Sequence[str],
+        phonemes: Sequence[str],
+        known: np.ndarray | None = None,
+        probabilities: np.ndarray | None = None,
+    ) -> None:
+        """`known`: codes of the graphones that there are, sorted."""
+        self.letters = {letter: number for number, letter in enumerate(letters, 1)}
+        self.phonemes = {name: number for number, name in enumerate(phonemes, 1)}
+        self.known = np.zeros(0, dtype=np.int64) if known is None else known
+        self.probabilities = np.ones(len(self.known)) if probabilities is None else probabilities
+
+    @classmethod
+    def learn(cls, words: Sequence[Word], rounds: int = 6) -> tuple[Graphones, list[float]]:
+        """Expectation maximisation; also log P of all words after each round but the last."""
+        letters, phonemes = (sorted({one for word in words for one in word[side]}) for side in (0, 1))
+        found = cls(letters, phonemes)
+        lattices = list(found._lattices(words))
+        found.known = np.unique(np.concatenate([edge.codes for lattice in lattices for edge in lattice.edges]))
+        numbers = [[np.searchsorted(found.known, edge.codes) for edge in lattice.edges] for lattice in lattices]
+        found.probabilities = np.ones(len(found.known))
+        likelihoods: list[float] = []
         places = np.concatenate([one for own in numbers for one in own])
         for number in range(rounds):
             parts = [
-                lattice.expected([self.probabilities[one] for one in own])
+                lattice.expected([found.probabilities[one] for one in own])
                 for lattice, own in zip(lattices, numbers, strict=True)
             ]
             if number:
-                self.likelihoods.append(sum(likelihood for _, likelihood in parts))
+                likelihoods.append(sum(likelihood for _, likelihood in parts))
             expected = np.concatenate([one for counts, _ in parts for one in counts])
-            counted = np.bincount(places, expected, len(self.known))
-            self.probabilities = counted / counted.sum()
+            counted = np.bincount(places, expected, len(found.known))
+            found.probabilities = counted / counted.sum()
+        return found, likelihoods
 
     def cut(self, words: Sequence[Word]) -> list[list[int] | None]:
         """Each word as numbers of graphones, by the most likely cut; -1 for one never seen; None if there is no cut."""
