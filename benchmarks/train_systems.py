@@ -4,15 +4,15 @@ A step is forward, cross-entropy, backward and AdamW (fused), with the same size
 of 4,000 words, and dropout 0.1 on what enters and leaves layers, none on attention weights; this package's AWD-LSTM and
 recurrent translators have their own dropouts (the paper's five; none in RNNsearch). Peers are written as their users
 write them: padded batches; Hugging Face's models, or plain PyTorch where that is what there is. (The Transformer, with
-further peers: train_step.py. Not among the peers yet: fastai's AWD-LSTM, x-transformers' language model.)
+further peers: train_step.py. Not among the peers yet: fastai's AWD-LSTM.)
 
 Words are random and the answers are the words read: only time is measured.
 
 Texts have log-normal lengths with a mean of about 60 tokens, from 5 to 200 (20 for pairs, to 60), grouped by length as
 this package's loader does; `--even` gives language models packed streams of 128 tokens instead.
 
-Every contender lives in a process of its own and waits while another works. A ratio is the median, over the rounds, of
-the peer's seconds over this package's for that same batch.
+Every contender has one thread (`--threads`), lives in a process of its own and waits while another works. A ratio is
+the median, over the rounds, of the peer's seconds over this package's for that same batch.
 
     python benchmarks/train_systems.py --keep             # the table in RESULTS.md
 """
@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import side_by_side
 from side_by_side import Contender, interleaved, keep, ratio
 
 WORDS, WIDTH, DEPTH, HEADS, RATE, TOKENS, HIDDEN = 4000, 256, 4, 8, 0.1, 2048, 0.15
@@ -47,14 +47,14 @@ def lengths(system: str, even: bool) -> list[int]:
     return chosen
 
 
-def make(system: str, peer: str, precision: str, even: bool) -> Callable[[], float]:
+def make(system: str, peer: str, precision: str, even: bool, threads: int) -> Callable[[], float]:
     """A training step of one contender."""
     import torch
 
     from regard.sequences import Sequences
     from regard.training.memory import keep_freed_memory
 
-    torch.set_num_threads(side_by_side.THREADS)
+    torch.set_num_threads(threads)
     torch.manual_seed(1)
     if peer == "regard":
         keep_freed_memory()
@@ -177,6 +177,16 @@ def plain_gpt(texts: Any, places: Any) -> tuple[Any, Callable[[], Any]]:
     return model, padded_loss(texts, logits_of)
 
 
+def x_transformers_gpt(texts: Any, places: Any) -> tuple[Any, Callable[[], Any]]:
+    """Its decoder as a language model, fused attention; padding left to causality."""
+    from x_transformers import Decoder, TransformerWrapper
+
+    sizes = {"dim": WIDTH, "depth": DEPTH, "heads": HEADS, "attn_dim_head": WIDTH // HEADS}
+    layers = Decoder(**sizes, attn_flash=True, layer_dropout=0.0, ff_dropout=RATE)
+    model = TransformerWrapper(num_tokens=WORDS, max_seq_len=512, emb_dropout=RATE, attn_layers=layers)
+    return model, padded_loss(texts, lambda ids, present: model(ids))
+
+
 def hugging_face_bert(texts: Any, places: Any) -> tuple[Any, Callable[[], Any]]:
     """Scores every position, as the library does; the loss is that of the hidden words."""
     import torch.nn.functional as F
@@ -273,6 +283,7 @@ MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     **{(kind, "regard"): _ours(kind) for kind in ("gpt", "bert", "awd_lstm", "seq2seq", "rnnsearch")},
     ("gpt", "transformers, sdpa"): hugging_face_gpt,
     ("gpt", "plain PyTorch"): plain_gpt,
+    ("gpt", "x-transformers"): x_transformers_gpt,
     ("bert", "transformers, sdpa"): hugging_face_bert,
     ("awd_lstm", "plain PyTorch"): plain_awd_lstm,
     ("seq2seq", "plain PyTorch"): plain_seq2seq,
@@ -286,6 +297,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of each contender")
     parser.add_argument("--even", action="store_true", help="packed streams instead of texts (language models)")
     parser.add_argument("--keep", action="store_true", help="write the table into RESULTS.md")
     options = parser.parse_args()
@@ -293,7 +305,7 @@ def main() -> None:
     for system in options.systems:
         for precision in options.precision:
             peers = [peer for one, peer in MAKERS if one == system]
-            made = [Contender(peer, make, system, peer, precision, options.even) for peer in peers]
+            made = [Contender(peer, make, system, peer, precision, options.even, options.threads) for peer in peers]
             seconds = interleaved(made, options.rounds)
             for peer in peers:
                 times = "" if peer == "regard" else f"{ratio(seconds['regard'], seconds[peer]):.2f} x"
@@ -303,8 +315,8 @@ def main() -> None:
                 one.end()
     print("\n" + "\n".join(lines))
     if options.keep:
-        even = " --even" if options.even else ""
-        command = f"python benchmarks/train_systems.py{even} --keep"
+        command = " ".join(["python benchmarks/train_systems.py", *sys.argv[1:]])
+        lines = [f"Each contender with {options.threads} thread(s).", "", *lines]
         keep(f"train-systems{'-even' if options.even else ''}", "Training steps of the systems", command, lines)
 
 

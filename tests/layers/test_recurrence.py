@@ -131,6 +131,32 @@ def test_the_gradient_by_hand_is_the_numerical_one():
     assert torch.autograd.gradcheck(lambda *_: layer(Sequences.of(rows), state)[0].values, (*rows, state, weight))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_gradient_of_an_lstm_by_hand_is_the_numerical_one(reverse):
+    layer = layer_of("lstm", reverse, input_width=2, width=3).double()
+    rows = [torch.randn(length, 2, dtype=torch.double, requires_grad=True) for length in (2, 0, 3)]
+    state = [torch.randn(3, 3, dtype=torch.double, requires_grad=True) for _ in range(2)]
+
+    def found(*_):
+        output, last = layer(Sequences.of(rows), LSTMState(*state))
+        return output.values, *last
+
+    assert torch.autograd.gradcheck(found, (*rows, *state, *layer.parameters()))
+
+
+def test_an_lstm_learns_in_bf16_what_it_learns_in_float32():
+    layer = layer_of("lstm", input_width=16, width=32)
+    x, weighted = Sequences.of([torch.randn(length, 16) for length in (9, 30, 17)]), torch.randn(56, 32)
+    gradients = []
+    for narrow in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            loss = (layer(x)[0].values.float() * weighted).sum()
+        gradients.append(torch.autograd.grad(loss, tuple(layer.parameters())))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert rounded.dtype == torch.float32
+        assert (exact - rounded).norm() < 0.03 * exact.norm()
+
+
 @given(lengths=ragged, kind=st.sampled_from(KINDS), reverse=st.booleans(), begun=st.booleans())
 def test_a_layer_equals_its_steps(lengths, kind, reverse, begun):
     torch.manual_seed(3)
