@@ -1,15 +1,18 @@
 """Training speed of the systems beside the Transformer: one whole step of each, this package beside peers, in one run.
 
 A step is forward, cross-entropy, backward and AdamW (fused), with the same sizes and texts for everyone, a vocabulary
-of 4,000 words, and dropout 0.1 on what enters and leaves layers, none on attention weights; this package's AWD-LSTM and
-recurrent translators have their own dropouts (the paper's five; none in RNNsearch). Peers are written as their users
-write them: padded batches; Hugging Face's models, or plain PyTorch where that is what there is. (The Transformer, with
-further peers: train_step.py. Not among the peers yet: fastai's AWD-LSTM.)
+of 4,000 words, and dropout 0.1 on what enters and leaves layers, none on attention weights; AWD-LSTM has the paper's
+five dropouts (fastai's too; the plain one has two), RNNsearch none. Peers are written as their users write them: padded
+batches; Hugging Face's models, x-transformers, fastai's AWD-LSTM (fastai 2.7, fastcore 1.7, fastprogress 1.0), or plain
+PyTorch where that is what there is. (The Transformer, with further peers: train_step.py.)
 
 Words are random and the answers are the words read: only time is measured.
 
-Texts have log-normal lengths with a mean of about 60 tokens, from 5 to 200 (20 for pairs, to 60), grouped by length as
-this package's loader does; `--even` gives language models packed streams of 128 tokens instead.
+Texts have log-normal lengths with a mean of about 60 tokens, from 5 to 200 (20 for pairs, to 60). There are three kinds
+of batches, the same for all:
+    grouped   neighbours in length, as this package's data loader makes them: little padding for anyone. The headline.
+    shuffled  random texts, as a plain data loader makes them. Peers compute on padding, this package does not.
+    even      streams of 128 tokens, as language models are pre-trained: no padding at all.
 
 Every contender has one thread (`--threads`), lives in a process of its own and waits while another works. A ratio is
 the median, over the rounds, of the peer's seconds over this package's for that same batch.
@@ -23,6 +26,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,14 +36,15 @@ WORDS, WIDTH, DEPTH, HEADS, RATE, TOKENS, HIDDEN = 4000, 256, 4, 8, 0.1, 2048, 0
 PAIRED = ("seq2seq", "rnnsearch")
 
 
-def lengths(system: str, even: bool) -> list[int]:
+def lengths(system: str, kind: str) -> list[int]:
     """Of the texts of one batch."""
-    if even:
+    if kind == "even":
         return [128] * (TOKENS // 128)
     mean, longest = (20, 60) if system in PAIRED else (60, 200)
     random = np.random.default_rng(1)
     drawn = np.clip(random.lognormal(math.log(mean) - 0.18, 0.6, 400).round(), 5, longest).astype(int)
-    drawn.sort()
+    if kind == "grouped":
+        drawn.sort()
     begin = 100  # a batch from the middle of those sorted by length
     chosen: list[int] = []
     while sum(chosen) < TOKENS and begin + len(chosen) < len(drawn):
@@ -47,7 +52,7 @@ def lengths(system: str, even: bool) -> list[int]:
     return chosen
 
 
-def make(system: str, peer: str, precision: str, even: bool, threads: int) -> Callable[[], float]:
+def make(system: str, peer: str, precision: str, kind: str, threads: int) -> Callable[[], float]:
     """A training step of one contender."""
     import torch
 
@@ -58,7 +63,7 @@ def make(system: str, peer: str, precision: str, even: bool, threads: int) -> Ca
     torch.manual_seed(1)
     if peer == "regard":
         keep_freed_memory()
-    texts = Sequences.of([torch.randint(5, WORDS, (count,)) for count in lengths(system, even)])
+    texts = Sequences.of([torch.randint(5, WORDS, (count,)) for count in lengths(system, kind)])
     places = (torch.rand(texts.layout.tokens) < HIDDEN).nonzero()[:, 0]
     model, loss = MAKERS[system, peer](texts, places)
     model.train()
@@ -225,6 +230,21 @@ def plain_awd_lstm(texts: Any, places: Any) -> tuple[Any, Callable[[], Any]]:
     return model, padded_loss(texts, logits_of)
 
 
+def fastai_awd_lstm(texts: Any, places: Any) -> tuple[Any, Callable[[], Any]]:
+    """fastai's, with its own dropouts, over padded rows; its state is begun anew each time."""
+    from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_lm_config
+    from fastai.text.models.core import get_language_model
+
+    sizes = {"emb_sz": WIDTH, "n_hid": 2 * WIDTH, "n_layers": 3}
+    model = get_language_model(AWD_LSTM, WORDS, config={**awd_lstm_lm_config, **sizes})
+
+    def logits_of(ids: Any, present: Any) -> Any:
+        model.reset()
+        return model(ids)[0]
+
+    return model, padded_loss(texts, logits_of)
+
+
 def plain_seq2seq(texts: Any, places: Any) -> tuple[Any, Callable[[], Any]]:
     """Two nn.LSTM over padded rows."""
     from torch import nn
@@ -285,10 +305,12 @@ MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("gpt", "plain PyTorch"): plain_gpt,
     ("gpt", "x-transformers"): x_transformers_gpt,
     ("bert", "transformers, sdpa"): hugging_face_bert,
+    ("awd_lstm", "fastai"): fastai_awd_lstm,
     ("awd_lstm", "plain PyTorch"): plain_awd_lstm,
     ("seq2seq", "plain PyTorch"): plain_seq2seq,
     ("rnnsearch", "plain PyTorch"): plain_rnnsearch,
 }
+KINDS = ["grouped", "shuffled", "even"]
 SYSTEMS = list(dict.fromkeys(system for system, _ in MAKERS))
 
 
@@ -298,26 +320,29 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of each contender")
-    parser.add_argument("--even", action="store_true", help="packed streams instead of texts (language models)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of batches")
     parser.add_argument("--keep", action="store_true", help="write the table into RESULTS.md")
     options = parser.parse_args()
-    lines = ["| system | precision | | ms a step | regard is |", "| - | - | - | -: | -: |"]
-    for system in options.systems:
-        for precision in options.precision:
-            peers = [peer for one, peer in MAKERS if one == system]
-            made = [Contender(peer, make, system, peer, precision, options.even, options.threads) for peer in peers]
-            seconds = interleaved(made, options.rounds)
-            for peer in peers:
-                times = "" if peer == "regard" else f"{ratio(seconds['regard'], seconds[peer]):.2f} x"
-                middle = 1000 * float(np.median(seconds[peer]))
-                lines.append(f"| {system} | {precision} | {peer} | {middle:.0f} | {times} |")
-            for one in made:
-                one.end()
+    lines = ["| system | batches | precision | | ms a step | regard is |", "| - | - | - | - | -: | -: |"]
+    for system, kind, precision in product(options.systems, options.kinds, options.precision):
+        if kind == "even" and system in PAIRED:
+            continue
+        peers = [peer for one, peer in MAKERS if one == system]
+        made = [Contender(peer, make, system, peer, precision, kind, options.threads) for peer in peers]
+        seconds = interleaved(made, options.rounds)
+        best = max(peers[1:], key=lambda peer: -float(np.median(seconds[peer])))
+        for peer in peers:
+            times = "" if peer == "regard" else f"{ratio(seconds['regard'], seconds[peer]):.2f} x"
+            times = f"**{times}**" if peer == best else times
+            middle = 1000 * float(np.median(seconds[peer]))
+            lines.append(f"| {system} | {kind} | {precision} | {peer} | {middle:.0f} | {times} |")
+        for one in made:
+            one.end()
     print("\n" + "\n".join(lines))
     if options.keep:
         command = " ".join(["python benchmarks/train_systems.py", *sys.argv[1:]])
         lines = [f"Each contender with {options.threads} thread(s).", "", *lines]
-        keep(f"train-systems{'-even' if options.even else ''}", "Training steps of the systems", command, lines)
+        keep("train-systems", "Training steps of the systems", command, lines)
 
 
 if __name__ == "__main__":

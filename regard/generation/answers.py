@@ -20,8 +20,8 @@ from regard.modalities.subwords import SubwordCodec
 from regard.modalities.text import Codec
 from regard.sequences import Sequences
 
-ROWS = 128
-"""Beams of one batch at most: more need more memory and are no faster (benchmarks/translate.py)."""
+TEXTS, ROWS = 64, 128
+"""Most texts, and most beams, that are answered at a time: more need more memory and are no faster (docs/log.md)."""
 
 
 def answer(
@@ -60,17 +60,18 @@ def searched(
     device: torch.device | str = "cpu",
     draft: Draft | None = None,
     numbers: Sequence[int] | None = None,
-    most: int = ROWS,
+    most: int | None = None,
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """The same for texts that are token ids already. A worker has at most so many rows (beams, samples) at a time."""
+    """The same for texts that are token ids already; a worker has at most so many rows (beams, samples) at a time."""
     workers = _workers(model, len(sources))
     rows, share = max(how.beams, how.answers), -(-len(sources) // workers)
+    together = min(TEXTS, ROWS // rows) if most is None else most // rows
     waiting = Waiting(
         lambda chosen: Sequences.of_ids([sources[place] for place in chosen], device),
         sorted(range(len(sources)), key=lambda place: -len(sources[place])),
         range(len(sources)) if numbers is None else numbers,
         # As many tokens as fit, and no worker without a text.
-        lambda place: min(batch_tokens // (len(sources[place]) * rows), most // rows, share),
+        lambda place: min(batch_tokens // (len(sources[place]) * rows), together, share),
     )
     if workers == 1:
         yield from search_waiting(model, waiting, how, draft=draft)
