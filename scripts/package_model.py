@@ -20,7 +20,7 @@ from regard.training.checkpoints import CHECKPOINT, check_resumable, load_checkp
 from regard.training.events import read_validations
 from regard.training.recipe import Recipe, load_recipe
 from regard.training.scoring import evaluate, search_of
-from regard.training.tasks.text_to_text import read_parts
+from regard.training.tasks.text_to_text import learnt_opinion, read_parts
 
 
 def main() -> None:
@@ -46,15 +46,19 @@ def main() -> None:
         model = Transformer.load(Path(rounded))
     parts = read_parts(recipe)
     how = search_of(model.config, recipe.score)
-    result, _ = evaluate(model, codec, parts["test"], recipe.score.metric, how)
-    rounded = {"int8": evaluate(model, codec, parts["test"], recipe.score.metric, how, "int8")[0]}
+    opinion = learnt_opinion(recipe, codec)
+    asked = (model, codec, parts["test"], recipe.score.metric, how)
+    result, _ = evaluate(*asked, opinion=opinion)
+    rounded = {"int8": evaluate(*asked, "int8", opinion)[0]}
+    if opinion is not None:
+        rounded["int8, without the second opinion"] = evaluate(*asked, "int8")[0]
     print(result, rounded)
     counts = {f"{name}_pairs": len(pairs) for name, pairs in parts.items()}
     spent = (facts["epochs"], facts["seconds"], facts["cpu_seconds"])
     before = what_it_took(options.began) if options.began else ""
     history, name = read_validations(options.run), options.name or recipe.name
     told = Facts(recipe, result, "test", facts["step"], *spent, counts, history, before, name, rounded)
-    write_model(options.out / name, model, codec, told, options.storage)
+    write_model(options.out / name, model, codec, told, options.storage, opinion)
 
 
 def what_it_took(run: Path) -> str:

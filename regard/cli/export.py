@@ -30,3 +30,5 @@ def export(
     tokenizer = loaded.codec if isinstance(loaded, TextToText) else loaded.tokenizer
     write_folder(loaded.model, tokenizer, folder)
     print(f"wrote {folder}")
+    if isinstance(loaded, TextToText) and loaded.opinion is not None:
+        print("its second opinion (--beams) is left behind: no other format has one")
