@@ -52,23 +52,18 @@ class Graphones:
     """How likely each graphone is, and the best way to cut a word by that."""
 
     def __init__(
-        self,
-        letters: Sequence[str],
-        phonemes: Sequence[str],
-        known: np.ndarray | None = None,
-        probabilities: np.ndarray | None = None,
+        self, letters: Sequence[str], phonemes: Sequence[str], known: np.ndarray, probabilities: np.ndarray
     ) -> None:
         """`known`: codes of the graphones that there are, sorted."""
         self.letters = {letter: number for number, letter in enumerate(letters, 1)}
         self.phonemes = {name: number for number, name in enumerate(phonemes, 1)}
-        self.known = np.zeros(0, dtype=np.int64) if known is None else known
-        self.probabilities = np.ones(len(self.known)) if probabilities is None else probabilities
+        self.known, self.probabilities = known, probabilities
 
     @classmethod
     def learn(cls, words: Sequence[Word], rounds: int = 6) -> tuple[Graphones, list[float]]:
         """Expectation maximisation; also log P of all words after each round but the last."""
         letters, phonemes = (sorted({one for word in words for one in word[side]}) for side in (0, 1))
-        found = cls(letters, phonemes)
+        found = cls(letters, phonemes, np.zeros(0, dtype=np.int64), np.zeros(0))
         lattices = list(found._lattices(words))
         found.known = np.unique(np.concatenate([edge.codes for lattice in lattices for edge in lattice.edges]))
         numbers = [[np.searchsorted(found.known, edge.codes) for edge in lattice.edges] for lattice in lattices]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +36,9 @@ class SecondOpinion:
     @classmethod
     def learn(cls, pairs: Sequence[tuple[str, str]], codec: Codec, order: int, share: float) -> SecondOpinion:
         """From sources and targets, symbol by symbol; `order`: longest n-grams."""
-        read = dict.fromkeys((_source(codec, source), _symbols(target.split())) for source, target in pairs)
+        spelt = [_spelt(codec, source) for source in codec.source.encode_many([source for source, _ in pairs])]
+        said = [_symbols(target.split()) for _, target in pairs]
+        read = dict.fromkeys(zip(spelt, said, strict=True))
         return cls(JointModel.learn(list(read), order), share)
 
     def rank(
@@ -45,9 +47,7 @@ class SecondOpinion:
         """The answers to each source (token ids, the end token last), in their new order and with their new scores."""
         alike = [_alike(codec, answers) for answers in found]
         asked = [
-            (tuple(map(codec.source.spell, source[:-1])), said)
-            for source, groups in zip(sources, alike, strict=True)
-            for said in groups
+            (_spelt(codec, source), said) for source, groups in zip(sources, alike, strict=True) for said in groups
         ]
         second = iter(self.joint.log_probabilities(asked))
         return [self._ranked(list(groups.values()), [next(second) for _ in groups]) for groups in alike]
@@ -97,9 +97,10 @@ def _alike(codec: Codec, answers: Sequence[Hypothesis]) -> dict[Symbols, list[Hy
     return groups
 
 
-def _source(codec: Codec, text: str) -> Symbols:
-    return tuple(map(codec.source.spell, codec.source.encode(text)[:-1]))
+def _spelt(codec: Codec, source: Sequence[int]) -> Symbols:
+    """The symbols of a source, without its end token."""
+    return tuple(map(codec.source.spell, source[:-1]))
 
 
-def _symbols(names: Sequence[str] | map[str]) -> Symbols:
+def _symbols(names: Iterable[str]) -> Symbols:
     return tuple(re.sub(r"\d", "", name) for name in names)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import RegardError
-from regard.generation.second_opinion import SecondOpinion
 from regard.hub import ctranslate2, gguf
 from regard.hub.huggingface import find_on_hub, is_huggingface, read_folder
 from regard.modalities.subwords import SubwordCodec, Subwords
@@ -74,7 +73,7 @@ def _load(name_or_folder: str) -> Pipeline:
         codec = Codec.load(folder)
         model = load_model(folder)
         _check_vocabulary(folder, max(codec.source.vocab_size, codec.target.vocab_size), model)
-        return TextToText(name_or_folder, model, codec, SecondOpinion.load(folder))
+        return TextToText(name_or_folder, model, codec, folder)
     tokenizer = Subwords.load(folder)
     model = load_model(folder)
     _check_vocabulary(folder, tokenizer.vocab_size, model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -33,11 +35,9 @@ from regard.sequences import Sequences
 class TextToText(Prepared, FileRunner):
     """A model with its tokenizers."""
 
-    def __init__(
-        self, name: str, model: Model, codec: Codec | SubwordCodec, opinion: SecondOpinion | None = None
-    ) -> None:
-        """`opinion`: ranks the answers of a beam search; explanations are of the model alone."""
-        self.name, self.codec, self.opinion = name, codec, opinion
+    def __init__(self, name: str, model: Model, codec: Codec | SubwordCodec, folder: Path | None = None) -> None:
+        """`folder`: the model's, where its second opinion is if it has one."""
+        self.name, self.codec, self.folder = name, codec, folder
         self.model: Any = model
 
     def translate(self, texts: Sequence[str], beams: int = 1, length_penalty: float = 0.6, **options: Any) -> list[str]:
@@ -73,8 +73,14 @@ class TextToText(Prepared, FileRunner):
         for text in texts:
             self.check(text)
         generator, device = self.generator(), self.model.device
-        given = {"device": device, "draft": drafts, "numbers": numbers, "opinion": self.opinion}
+        opinion = self.opinion if how.beams > 1 else None
+        given = {"device": device, "draft": drafts, "numbers": numbers, "opinion": opinion}
         yield from answer(generator, self.codec, texts, how, **given)
+
+    @cached_property
+    def opinion(self) -> SecondOpinion | None:
+        """What ranks the answers of a beam search, read when first asked for. Explanations are of the model alone."""
+        return SecondOpinion.load(self.folder) if self.folder else None
 
     kind = "hypotheses"
 

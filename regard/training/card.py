@@ -71,6 +71,7 @@ def model_card(model: Model, facts: Facts, storage: Storage) -> str:
     )
     titles = " | ".join(["weights in fp32", *(f"in {name}" for name in facts.rounded)]) if facts.rounded else ""
     how = f"beam {recipe.score.beams}, length penalty {recipe.score.length_penalty}"
+    opinion, asked = _opinion(recipe) if recipe.second_opinion.order else ("", "")
     how = "greedy" if facts.part == "validation" or recipe.score.beams == 1 else how
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in facts.counts.items())
     data = recipe.data.description or (
@@ -84,7 +85,7 @@ def model_card(model: Model, facts: Facts, storage: Storage) -> str:
 
 {textwrap.fill(_described(model, storage), 120)}
 
-    regard run {facts.name or recipe.name} "TEXT"
+{opinion}    regard run {facts.name or recipe.name} "TEXT"{asked}
 
 ## Scores
 
@@ -116,6 +117,17 @@ The recipe, with every default written out:
 {recipe.model_dump_json(indent=2)}
 ```
 """
+
+
+def _opinion(recipe: Recipe) -> tuple[str, str]:
+    """What ranks the answers of a beam search besides, and how to ask for one."""
+    order, share = recipe.second_opinion.order, recipe.second_opinion.share
+    said = (
+        f"A joint model of both sides (Bisani & Ney 2008; {order}-grams) ranks the answers of a beam search anew: "
+        f"{1 - share:g} log P(model) + {share:g} log P(joint model). Greedy answers, and all explanations, are the "
+        "model's alone."
+    )
+    return textwrap.fill(said, 120) + "\n\n", f" --beams {max(recipe.score.beams, 2)}"
 
 
 def _before(facts: Facts) -> str:

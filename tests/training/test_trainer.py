@@ -418,3 +418,29 @@ def test_a_batch_whose_loss_is_no_number_is_written_down_and_the_run_goes_on_fro
     rest = told(train(recipe(), place / "run", resume=True))
     assert rest == whole[-len(rest) :]
     assert rest[0][:2] == ("step", 6)
+
+
+SPELT = ("tokenizer.kind=symbols", "second_opinion.order=2")
+
+
+def test_a_second_opinion_is_learnt_kept_and_told(place: Path):
+    said = {"cat": "K AE1 T", "tack": "T AE1 K", "act": "AE1 K T", "attack": "AH0 T AE1 K"}
+    (place / "pairs.tsv").write_text("".join(f"{word}\t{sound}\n" for word, sound in said.items()))
+    *_, last = train(recipe(*SPELT), place / "run")
+    folder = Path(last.folder)
+    assert (folder / "second_opinion.safetensors").is_file()
+    card = (folder / "README.md").read_text()
+    assert "0.75 log P(model) + 0.25 log P(joint model)" in " ".join(card.split())
+    assert "--beams 2" in card
+    again = regard.load(str(folder))
+    word = "attack"
+    [found] = again.hypotheses([word], beams=4)
+    again.opinion = None
+    [alone] = again.hypotheses([word], beams=4)
+    assert {one.tokens for one in found} == {one.tokens for one in alone}
+    assert [one.score for one in found] != [one.score for one in alone]
+
+
+def test_a_second_opinion_needs_symbols():
+    with pytest.raises(RegardError, match=r"second_opinion is for text-to-text with tokenizer.kind symbols"):
+        recipe("second_opinion.order=2")
