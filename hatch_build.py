@@ -16,14 +16,14 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("regard/generation/native")
+FOLDER = Path("regard/native")
 FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")
 
 
 class NativeKernels(BuildHookInterface):
-    """Adds regard/generation/native/kernels.so to the wheel."""
+    """Adds regard/native/kernels.so to the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         target = Path(self.root) / FOLDER / "kernels.so"

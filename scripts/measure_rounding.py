@@ -14,7 +14,7 @@ import torch
 
 from regard.data.sources import Pair, read_cmudict, read_pairs
 from regard.generation.engine import Engine
-from regard.generation.matrices import PRECISIONS
+from regard.native.matrices import PRECISIONS
 from regard.pipelines import load_text_to_text
 from regard.pipelines.text_to_text import TextToText
 from regard.sequences import Sequences

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from regard.generation.matrices import Precision
-from regard.generation.native import library
 from regard.generation.program import Program, UnsupportedPartError, write_encoder
 from regard.generation.running import Code, Room, run_over_texts
 from regard.models.bert import Bert
+from regard.native import library
+from regard.native.matrices import Precision
 from regard.sequences import Sequences
 
 

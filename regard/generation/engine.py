@@ -22,9 +22,7 @@ from torch import Tensor, nn
 
 from regard.errors import RegardError
 from regard.generation.engine_state import FIRST_ROOM, EngineState
-from regard.generation.matrices import Precision, checked_precision
 from regard.generation.memories import TILE, Memories
-from regard.generation.native import OperationStruct, library
 from regard.generation.program import (
     Program,
     UnsupportedPartError,
@@ -38,6 +36,8 @@ from regard.models.base import Model
 from regard.models.decoder import DecoderModel
 from regard.models.transformer import Transformer
 from regard.models.whisper import Whisper
+from regard.native import OperationStruct, library
+from regard.native.matrices import Precision, checked_precision
 from regard.sequences import Sequences
 
 

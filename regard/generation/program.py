@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import MultiHeadAttention
-from regard.generation.matrices import Matrix, Precision
-from regard.generation.native import OperationStruct
 from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.layers.positions import RelativePositions, RotaryPositions
+from regard.native import OperationStruct
+from regard.native.matrices import Matrix, Precision
 
 _EMBED, _NORM, _LINEAR, _ROTATE, _REMEMBER, _ATTEND, _MULTIPLY, _TOP, _PACK = range(9)
 RECALL, RECUR, ADDITIVE, MAXOUT = range(9, 13)

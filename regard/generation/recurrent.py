@@ -19,8 +19,6 @@ from torch import Tensor
 from regard.errors import RegardError
 from regard.generation.engine import Engine
 from regard.generation.engine_state import Owner
-from regard.generation.matrices import Precision
-from regard.generation.native import OperationStruct
 from regard.generation.program import Program, UnsupportedPartError
 from regard.generation.recurrent_program import KEYS, VALUES, gru_of, write_attentive_layer, write_gru, write_lstm
 from regard.generation.running import Code, Room, run
@@ -30,6 +28,8 @@ from regard.models.base import Model
 from regard.models.rnnsearch import RNNSearch
 from regard.models.seq2seq import Seq2Seq
 from regard.models.ulmfit import AwdLstm
+from regard.native import OperationStruct
+from regard.native.matrices import Precision
 from regard.sequences import Sequences
 
 _READ_AT_ONCE = 2048

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from regard.generation.native import CallStruct, library
 from regard.generation.program import MEMORY, Program
+from regard.native import CallStruct, library
 from regard.sequences import Layout
 
 

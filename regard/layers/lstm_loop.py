@@ -1,12 +1,13 @@
 """The LSTM over rows of different lengths, as a CPU learns it fastest: a lean loop over time, its derivative by hand.
 
 PyTorch's kernel for such batches keeps a dozen tensors a step and adds up a gradient of the whole matrix at each. Here
-a step is one product and few passes in place; what the derivative needs of single gates is computed for all tokens at
-once, and the gradient of the weights is one product over all tokens at the end. (`benchmarks/train_systems.py`)
+a step is one product and one pass over its rows, in native code where that is at hand (`regard/native/lstm.h`), and the
+gradient of the weights is one product over all tokens at the end. (`benchmarks/train_systems.py`)
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.layers.time_order import TimeOrder
+from regard.native import LstmStruct, library
+from regard.native.matrices import Matrix
 from regard.sequences import Sequences
+
+
+def learns_fast(x: Sequences) -> bool:
+    """Whether `learned_lstm` is faster than PyTorch's kernel, which is good where all rows have one length."""
+    return x.layout.tokens > 0 and x.values.device.type == "cpu" and (not x.layout.even or library() is not None)
 
 
 def learned_lstm(
@@ -30,12 +38,14 @@ def learned_lstm(
     time = TimeOrder.of(x.layout, reverse)
     inputs = F.linear(time.arrange(x.values), input_weight, input_bias + hidden_bias)
     begun = [part[time.rows][: time.sizes[0]] for part in state]
-    hiddens, cells = (time.restore(part) for part in lstm_loop(inputs, hidden_weight, begun[0], begun[1], time.sizes))
+    hiddens, cells = lstm_loop(inputs, hidden_weight, begun[0], begun[1], time.sizes)
     last = (x.layout.offsets[:-1] if reverse else x.layout.offsets[1:] - 1).clamp(0, x.layout.tokens - 1)
     read = x.layout.length_tensor[:, None] > 0  # a row without tokens keeps its state
-    hidden = torch.where(read, hiddens[last], state[0].to(hiddens.dtype))
-    cell = torch.where(read, cells[last], state[1].to(cells.dtype))
-    return x.with_values(hiddens), hidden, cell
+    hidden, cell = (
+        torch.where(read, part[time.places[last]], old.to(part.dtype))
+        for part, old in zip((hiddens, cells), state, strict=True)
+    )
+    return x.with_values(time.restore(hiddens)), hidden, cell
 
 
 def lstm_loop(
@@ -50,7 +60,9 @@ def lstm_loop(
     `inputs`: the input's share of the gates, biases included. Products and gates are in its dtype, cells in float32 at
     least, so that what is remembered over many steps is not rounded at each.
     """
-    found: tuple[Tensor, Tensor] = _Loop.apply(inputs, weight, hidden, cell, sizes)  # type: ignore[no-untyped-call]
+    native = library() is not None and inputs.dtype in _PRECISIONS
+    loop = _NativeLoop if native else _Loop
+    found: tuple[Tensor, Tensor] = loop.apply(inputs, weight, hidden, cell, sizes)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -104,6 +116,70 @@ class _Loop(torch.autograd.Function):
                 torch.mm(d_gate, weight, out=d_h)
             d_weight = d_gates.t() @ _before(hiddens, start, sizes)
         return d_gates, d_weight, d_hidden, d_cell, None
+
+
+class _NativeLoop(torch.autograd.Function):
+    """The same; sums, and what a row is given at its ends, are float32 whatever the gates are."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, sizes: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        inputs, start, began = inputs.contiguous(), hidden.float().contiguous(), cell.float().contiguous()
+        gates, hiddens = torch.empty_like(inputs), inputs.new_empty(len(inputs), weight.shape[1])
+        cells = began.new_empty(hiddens.shape)
+        arrays = {"inputs": inputs, "gates": gates, "hiddens": hiddens, "cells": cells, "hidden": start, "cell": began}
+        _run(weight, sizes, inputs.dtype, arrays | {"sums": began.new_empty(sizes[0], len(weight))})
+        ctx.save_for_backward(gates, hiddens, cells, weight, start, began)
+        ctx.sizes = sizes
+        ctx.set_materialize_grads(False)
+        return hiddens, cells
+
+    @staticmethod
+    def backward(ctx: Any, d_hiddens: Tensor | None, d_cells: Tensor | None) -> Any:
+        gates, hiddens, cells, weight, start, began = ctx.saved_tensors
+        d_gates, d_hidden, d_cell = torch.empty_like(gates), torch.zeros_like(start), torch.zeros_like(began)
+        arrays = {
+            "gates": gates,
+            "cells": cells,
+            "cell": began,
+            "d_gates": d_gates,
+            "d_hidden": d_hidden,
+            "d_cell": d_cell,
+        }
+        if d_hiddens is not None:
+            arrays["d_hiddens"] = d_hiddens.to(gates.dtype).contiguous()
+        if d_cells is not None:
+            arrays["d_cells"] = d_cells.float().contiguous()
+        _run(weight.t(), ctx.sizes, gates.dtype, arrays, back=True)
+        with torch.autocast(gates.device.type, enabled=False):
+            d_weight = d_gates.t() @ _before(hiddens, start.to(gates.dtype), ctx.sizes)
+        return d_gates, d_weight.to(weight.dtype), d_hidden, d_cell, None
+
+
+_PRECISIONS: dict[torch.dtype, Any] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def _run(
+    weight: Tensor, sizes: tuple[int, ...], dtype: torch.dtype, arrays: dict[str, Tensor], back: bool = False
+) -> None:
+    """The native call. `weight` (outputs, inputs): of the product in each step."""
+    native = library()
+    assert native is not None
+    matrix = Matrix(weight, precision=_PRECISIONS[dtype], finite=False)
+    rows_at = torch.tensor(sizes, dtype=torch.int32)
+    rounded = torch.zeros(-(-sizes[0] // 16) * 16 * matrix.bytes_per_row, dtype=torch.int8)
+    call = LstmStruct(
+        width=arrays["cells"].shape[1],
+        times=len(sizes),
+        rows=sizes[0],
+        threads=torch.get_num_threads(),
+        rows_at=rows_at.data_ptr(),
+        matrix=matrix.address,
+        rounded=rounded.data_ptr(),
+        **{name: array.data_ptr() for name, array in arrays.items()},
+    )
+    native.regard_lstm(ctypes.byref(call), back)
 
 
 def _slopes(gates: Tensor, cells: Tensor, pasts: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.layers.dropout import Dropout
-from regard.layers.lstm_loop import learned_lstm
+from regard.layers.lstm_loop import learned_lstm, learns_fast
 from regard.layers.time_order import TimeOrder
 from regard.sequences import Sequences
 
@@ -62,7 +62,7 @@ class LSTM(nn.Module):
         """Hidden state after each token, and the state after the last token read of each row."""
         state = state or self.start(len(x), x.values)
         weights = [self.input_weight, self.weight_dropout(self.hidden_weight), self.input_bias, self.hidden_bias]
-        if torch.is_grad_enabled() and x.values.device.type == "cpu" and x.layout.tokens and not x.layout.even:
+        if torch.is_grad_enabled() and learns_fast(x):
             output, hidden, cell = learned_lstm(x, state, weights, self.reverse)
             return output, LSTMState(hidden, cell)
         output, (hidden, cell) = _fused(torch.lstm, x, state, weights, self)

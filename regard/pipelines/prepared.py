@@ -9,10 +9,10 @@ from torch import Tensor
 
 from regard.errors import RegardError
 from regard.generation.engine import Engine, prepare
-from regard.generation.matrices import Precision, checked_precision
 from regard.generation.room import Capture
 from regard.generation.static import Static, StaticPrecision, check_static, prepare_static
 from regard.models.base import Model
+from regard.native.matrices import Precision, checked_precision
 
 _LARGEST_COPY = 300_000_000
 """Parameters of the largest model that is prepared in float32, where prepared weights take as much memory again."""

@@ -17,7 +17,6 @@ from regard.explain.result import Result
 from regard.explain.trace import Side, Trace
 from regard.explain.views import ask, options_of
 from regard.generation.encoding import prepare_encoder
-from regard.generation.matrices import Precision, checked_precision
 from regard.layers.packed import packed
 from regard.modalities.subwords import Subwords
 from regard.modalities.text import Piece
@@ -25,6 +24,7 @@ from regard.models.base import Model
 from regard.models.bert import Bert, sentence_embeddings
 from regard.models.gpt import GPT
 from regard.models.ulmfit import Ulmfit, class_probabilities
+from regard.native.matrices import Precision, checked_precision
 from regard.pipelines.bulk import FileRunner
 from regard.pipelines.encoding import by_length
 from regard.pipelines.explanation import Explanation, explain_traced

@@ -10,11 +10,11 @@ from typing import Any
 from regard.data.sources import Pair
 from regard.generation.answers import answer
 from regard.generation.engine import prepare
-from regard.generation.matrices import Precision
 from regard.generation.search import Search
 from regard.generation.second_opinion import SecondOpinion
 from regard.modalities.text import Codec
 from regard.models.base import Config, Model
+from regard.native.matrices import Precision
 from regard.training.recipe import Score
 
 

@@ -10,8 +10,6 @@ from regard import RegardError
 from regard.generation.answers import answer
 from regard.generation.encoding import prepare_encoder
 from regard.generation.engine import Engine, prepare
-from regard.generation.matrices import PRECISIONS, Matrix
-from regard.generation.native import library
 from regard.generation.search import Search, search
 from regard.models.albert import Albert, AlbertConfig
 from regard.models.bert import Bert, BertConfig
@@ -19,6 +17,8 @@ from regard.models.gpt import GPT, GPTConfig
 from regard.models.llama import Llama, LlamaConfig
 from regard.models.t5 import T5, T5Config
 from regard.models.transformer import Transformer, TransformerConfig
+from regard.native import library
+from regard.native.matrices import PRECISIONS, Matrix
 from regard.pipelines import load
 from regard.sequences import Sequences
 

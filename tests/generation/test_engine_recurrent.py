@@ -11,7 +11,6 @@ from regard import RegardError
 from regard.generation import recurrent
 from regard.generation.answers import searched
 from regard.generation.engine import prepare
-from regard.generation.native import library
 from regard.generation.recurrent import RecurrentEngine
 from regard.generation.search import Search, search, search_waiting
 from regard.generation.speculative import SourceDraft
@@ -19,6 +18,7 @@ from regard.generation.waiting import Waiting
 from regard.models.rnnsearch import RNNSearch, RNNSearchConfig
 from regard.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from regard.models.ulmfit import AwdLstm, AwdLstmConfig
+from regard.native import library
 from regard.sequences import Sequences
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the native kernels were not built")

@@ -5,12 +5,12 @@ import torch
 
 from regard.generation.encoding import prepare_encoder
 from regard.generation.engine import Engine, prepare
-from regard.generation.matrices import PRECISIONS
-from regard.generation.native import library
 from regard.generation.search import Search, search, search_waiting
 from regard.generation.waiting import Waiting
 from regard.models.bert import Bert, BertConfig
 from regard.models.whisper import Whisper, WhisperConfig
+from regard.native import library
+from regard.native.matrices import PRECISIONS
 from regard.sequences import Sequences
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the native kernels were not built")

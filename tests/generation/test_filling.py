@@ -13,10 +13,10 @@ from regard import RegardError
 from regard.generation.answers import searched
 from regard.generation.engine import Engine, prepare
 from regard.generation.memories import Memories
-from regard.generation.native import library
 from regard.generation.search import Search, search, search_waiting
 from regard.generation.waiting import Waiting
 from regard.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from regard.native import library
 from regard.sequences import Sequences
 
 native = pytest.mark.skipif(library() is None, reason="the native kernels were not built")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -59,6 +59,16 @@ class CallStruct(Structure):
     )
 
 
+class LstmStruct(Structure):
+    """`Lstm` of lstm.h."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("width", "times", "rows", "threads")),
+        *((name, c_void_p) for name in ("rows_at", "matrix", "inputs", "gates", "hiddens", "cells", "hidden", "cell")),
+        *((name, c_void_p) for name in ("sums", "rounded", "d_hiddens", "d_cells", "d_gates", "d_hidden", "d_cell")),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernels; None where they were not built, or were built for another processor."""
@@ -74,10 +84,12 @@ def library() -> ctypes.CDLL | None:
         return None
     found.regard_run.argtypes = (POINTER(OperationStruct), c_int32, POINTER(CallStruct))
     found.regard_run.restype = None
-    for pack, pointers in (("int8", 2), ("bf16", 1), ("fp32", 1)):
-        sizes = (c_int32,) * (2 if pack == "fp32" else 3)
-        function = getattr(found, f"regard_pack_{pack}")
-        function.argtypes, function.restype = (c_void_p, *sizes, *(c_void_p,) * pointers), None
+    found.regard_lstm.argtypes, found.regard_lstm.restype = (POINTER(LstmStruct), c_int32), None
+    found.regard_pack_int8.argtypes, found.regard_pack_int8.restype = (
+        (c_void_p, *(c_int32,) * 3, *(c_void_p,) * 2),
+        None,
+    )
+    found.regard_pack.argtypes, found.regard_pack.restype = (c_void_p, c_int64, c_int64, c_void_p), None
     return found
 
 

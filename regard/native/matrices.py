@@ -1,4 +1,4 @@
-"""Weights prepared for products: laid out in blocks, as int8, bfloat16 or float32 (see native/matrix.h)."""
+"""Weights prepared for products: laid out in blocks, as int8, bfloat16 or float32 (see matrix.h)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.errors import RegardError
-from regard.generation.native import MatrixStruct, library
+from regard.native import MatrixStruct, library
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -38,14 +38,16 @@ class Matrix:
         bias: Float[Tensor, "outputs"] | None = None,
         precision: Precision = "int8",
         factor: float = 1.0,
+        finite: bool = True,
     ) -> None:
+        """`finite`: RegardError where a number is none; else products with it are none either."""
         native = library()
         assert native is not None
         outputs, inputs = weight.shape
         block = _BLOCK[precision]
         padded, rows = -(-inputs // block) * block, -(-outputs // 32) * 32
         weight = weight.detach().float() * factor
-        if not bool(weight.isfinite().all()):
+        if finite and not bool(weight.isfinite().all()):
             raise RegardError("a weight of the model is not finite: it cannot be prepared for generation")
         self.scales = self.sums = None
         self.bias = None if bias is None else bias.detach().float().contiguous()
@@ -57,16 +59,15 @@ class Matrix:
             self.blocks = torch.zeros(rows * padded, dtype=torch.int8)
             pointers = (self.blocks.data_ptr(), self.sums.data_ptr())
             native.regard_pack_int8(whole.data_ptr(), outputs, inputs, padded, *pointers)
-        elif precision == "bf16":
-            whole, self.blocks = weight.contiguous(), torch.zeros(rows * padded, dtype=torch.bfloat16)
-            native.regard_pack_bf16(whole.data_ptr(), outputs, inputs, padded, self.blocks.data_ptr())
         else:
-            whole, self.blocks = weight.contiguous(), torch.zeros(rows * padded)
-            native.regard_pack_fp32(whole.data_ptr(), outputs, inputs, self.blocks.data_ptr())
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            self.blocks = torch.zeros(rows * padded, dtype=dtype)
         self.bytes_per_row = padded * self.blocks.element_size()
         self.struct = MatrixStruct(
             PRECISIONS.index(precision), inputs, outputs, padded, self.blocks.data_ptr(), *map(_address, self._parts)
         )
+        if precision != "int8":
+            native.regard_pack(weight.data_ptr(), *weight.stride(), self.address)
 
     @property
     def _parts(self) -> tuple[Tensor | None, ...]:

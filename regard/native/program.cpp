@@ -11,6 +11,7 @@
 #include <unistd.h>
 #endif
 #include "recurrence.h"
+#include "lstm.h"
 #include "texts.h"
 
 // --- products ----------------------------------------------------------------------------------------------------------
@@ -347,6 +348,23 @@ void regard_run(const Operation* operations, int32_t count, const Call* call) {
     go(operations, count, *call, found.data(), 0, 1);
 }
 
+// A layer that learns: ahead, or the derivative.
+void regard_lstm(const Lstm* call, int32_t back) {
+    const bool whole = call->matrix->kind == FLOAT32;
+    auto go = [&](int thread, int threads) {
+        if (back) whole ? lstm_back<float>(*call, thread, threads) : lstm_back<uint16_t>(*call, thread, threads);
+        else whole ? lstm_ahead<float>(*call, thread, threads) : lstm_ahead<uint16_t>(*call, thread, threads);
+    };
+#if defined(_OPENMP)
+    if (call->threads > 1) {
+#pragma omp parallel num_threads(call->threads)
+        go(omp_get_thread_num(), omp_get_num_threads());
+        return;
+    }
+#endif
+    go(0, 1);
+}
+
 // Lay a matrix (outputs, inputs) out in blocks; `sums` as int8 needs them. All arrays are padded, and zero where nothing is.
 void regard_pack_int8(const int8_t* from, int32_t outputs, int32_t inputs, int32_t padded, int8_t* to, float* sums) {
     for (int64_t o = 0; o < outputs; o++) {
@@ -359,16 +377,8 @@ void regard_pack_int8(const int8_t* from, int32_t outputs, int32_t inputs, int32
     }
 }
 
-void regard_pack_bf16(const float* from, int32_t outputs, int32_t inputs, int32_t padded, uint16_t* to) {
-    for (int64_t o = 0; o < outputs; o++)
-        for (int64_t i = 0; i < inputs; i++)
-            to[(o / 16) * padded * 16 + (i / 2) * 32 + (o % 16) * 2 + i % 2] = to_bfloat16(from[o * inputs + i]);
-}
-
-void regard_pack_fp32(const float* from, int32_t outputs, int32_t inputs, float* to) {
-    for (int64_t o = 0; o < outputs; o++)
-        for (int64_t i = 0; i < inputs; i++) to[((o / 16) * inputs + i) * 16 + o % 16] = from[o * inputs + i];
-}
+// The same for float32 and bfloat16: `across` from one output to the next, `along` from one input to the next, in floats.
+void regard_pack(const float* from, int64_t across, int64_t along, const Matrix* to) { pack_view(from, across, along, *to); }
 
 // What the processor must have, as /proc/cpuinfo names it.
 const char* regard_needs() {

@@ -298,6 +298,7 @@ inline void product_as(const Matrix& m, const Rows& x, int begin, int end, const
         int row = 0;
         for (; row + 8 <= x.count; row += 8) some_rows<A, 8>(m, x, row, block, out);
         for (; row + 4 <= x.count; row += 4) some_rows<A, 4>(m, x, row, block, out);
+        for (; row + 2 <= x.count; row += 2) some_rows<A, 2>(m, x, row, block, out);
         for (; row < x.count; row++) some_rows<A, 1>(m, x, row, block, out);
     }
 }
