@@ -69,6 +69,21 @@ class LstmStruct(Structure):
     )
 
 
+class ObjectiveStruct(Structure):
+    """`Objective` of objective.h."""
+
+    _fields_ = (
+        ("kind", c_int32),
+        ("threads", c_int32),
+        ("tokens", c_int64),
+        ("vocabulary", c_int64),
+        *((name, c_void_p) for name in ("logits", "answers", "gradient")),
+        ("smoothing", c_float),
+        ("right", c_void_p),
+        ("spread", c_void_p),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernels; None where they were not built, or were built for another processor."""
@@ -85,6 +100,7 @@ def library() -> ctypes.CDLL | None:
     found.regard_run.argtypes = (POINTER(OperationStruct), c_int32, POINTER(CallStruct))
     found.regard_run.restype = None
     found.regard_lstm.argtypes, found.regard_lstm.restype = (POINTER(LstmStruct), c_int32), None
+    found.regard_objective.argtypes, found.regard_objective.restype = (POINTER(ObjectiveStruct),), None
     found.regard_pack_int8.argtypes, found.regard_pack_int8.restype = (
         (c_void_p, *(c_int32,) * 3, *(c_void_p,) * 2),
         None,

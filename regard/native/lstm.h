@@ -22,16 +22,6 @@ struct Lstm {
     float *d_hidden, *d_cell;             // (rows, width), zeros at first
 };
 
-ALWAYS float wide(float x) { return x; }
-ALWAYS float wide(uint16_t x) {
-    uint32_t bits = uint32_t(x) << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-ALWAYS void narrow(float x, float& to) { to = x; }
-ALWAYS void narrow(float x, uint16_t& to) { to = to_bfloat16(x); }
-
 // `to` = rows W^T, the rows as they lie in `from` or, for bfloat16, in `rounded`; all threads come here, and leave together.
 inline void lstm_product(const Lstm& call, const void* from, int rows, float* to, int thread, int threads) {
     const Matrix& m = *call.matrix;

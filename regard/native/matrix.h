@@ -87,6 +87,16 @@ inline uint16_t to_bfloat16(float x) {
     return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+ALWAYS float wide(float x) { return x; }  // what lies in memory as float32 or bfloat16
+ALWAYS float wide(uint16_t x) {
+    uint32_t bits = uint32_t(x) << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+ALWAYS void narrow(float x, float& to) { to = x; }
+ALWAYS void narrow(float x, uint16_t& to) { to = to_bfloat16(x); }
+
 // --- rounding the input ------------------------------------------------------------------------------------------------
 
 inline void round_row(const Matrix& m, const Rows& x, int row) {

@@ -12,6 +12,7 @@
 #endif
 #include "recurrence.h"
 #include "lstm.h"
+#include "objective.h"
 #include "texts.h"
 
 // --- products ----------------------------------------------------------------------------------------------------------
@@ -333,36 +334,39 @@ static void go(const Operation* operations, int count, const Call& call, std::ve
     }
 }
 
+// Fewer threads than asked for may come: each takes its share of those that came.
+template <class Work>
+static void together(int threads, Work work) {
+#if defined(_OPENMP)
+    if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+        work(omp_get_thread_num(), omp_get_num_threads());
+        return;
+    }
+#endif
+    work(0, 1);
+}
+
 extern "C" {
 
 void regard_run(const Operation* operations, int32_t count, const Call* call) {
     std::vector<std::vector<Best>> found(std::max(1, call->threads));
-#if defined(_OPENMP)
-    if (call->threads > 1) {
-#pragma omp parallel num_threads(call->threads)
-        // Fewer threads than asked for may come: each takes its share of those that came.
-        go(operations, count, *call, found.data(), omp_get_thread_num(), omp_get_num_threads());
-        return;
-    }
-#endif
-    go(operations, count, *call, found.data(), 0, 1);
+    together(call->threads, [&](int thread, int threads) { go(operations, count, *call, found.data(), thread, threads); });
 }
 
 // A layer that learns: ahead, or the derivative.
 void regard_lstm(const Lstm* call, int32_t back) {
     const bool whole = call->matrix->kind == FLOAT32;
-    auto go = [&](int thread, int threads) {
+    together(call->threads, [=](int thread, int threads) {
         if (back) whole ? lstm_back<float>(*call, thread, threads) : lstm_back<uint16_t>(*call, thread, threads);
         else whole ? lstm_ahead<float>(*call, thread, threads) : lstm_ahead<uint16_t>(*call, thread, threads);
-    };
-#if defined(_OPENMP)
-    if (call->threads > 1) {
-#pragma omp parallel num_threads(call->threads)
-        go(omp_get_thread_num(), omp_get_num_threads());
-        return;
-    }
-#endif
-    go(0, 1);
+    });
+}
+
+void regard_objective(const Objective* call) {
+    together(call->threads, [=](int thread, int threads) {
+        call->kind == FLOAT32 ? objective<float>(*call, thread, threads) : objective<uint16_t>(*call, thread, threads);
+    });
 }
 
 // Lay a matrix (outputs, inputs) out in blocks; `sums` as int8 needs them. All arrays are padded, and zero where nothing is.

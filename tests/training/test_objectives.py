@@ -6,7 +6,20 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regard.native import library
+from regard.training import objectives
 from regard.training.objectives import smoothed_cross_entropy
+
+
+@pytest.fixture(autouse=True, scope="module", params=["native code", "PyTorch"])
+def way(request):
+    """Both ways of computing it."""
+    if request.param == "native code" and library() is None:
+        pytest.skip("the native kernels are not built")
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "PyTorch":
+            patched.setattr(objectives, "library", lambda: None)
+        yield
 
 
 def both(logits, answers, smoothing):
@@ -49,6 +62,25 @@ def test_bfloat16_logits_are_summed_in_float32():
     torch.testing.assert_close(plain, their_plain)
     assert gradient.dtype == torch.bfloat16
     torch.testing.assert_close(gradient.float(), their_gradient, rtol=1e-2, atol=1e-6)
+
+
+def test_an_answer_that_is_no_word_is_refused():
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        smoothed_cross_entropy(torch.randn(2, 5), torch.tensor([0, 5]), 0.1)
+
+
+def test_a_logit_that_is_no_number_makes_the_loss_none():
+    logits = torch.zeros(2, 5)
+    logits[1, 3] = float("nan")
+    assert smoothed_cross_entropy(logits, torch.tensor([0, 1]), 0.1)[0].isnan()
+
+
+def test_a_second_derivative_from_one_loss_is_refused():
+    logits = torch.randn(2, 5, requires_grad=True)
+    loss, _ = smoothed_cross_entropy(logits, torch.tensor([0, 1]), 0.1)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_the_plain_loss_has_no_gradient():
