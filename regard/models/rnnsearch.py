@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from regard.attention import Mask, make_mask
 from regard.errors import RegardError
 from regard.layers.additive_attention import AdditiveAttention
+from regard.layers.attentive_loop import Weights, attentive_loop, loops_fast
 from regard.layers.dropout import Dropout
 from regard.layers.recurrence import GRU, Bidirectional
 from regard.layers.time_order import TimeOrder
@@ -183,28 +184,44 @@ class AttentiveLayer(nn.Module):
         if not x.layout.tokens:
             return x.with_values(x.values.new_zeros(0, self.readout.width))
         time = TimeOrder.of(x.layout)
-        state = self.start(memory).select(time.rows)
         arranged = time.arrange(x.values)
         embedding_weight, context_weight = self._input_weights()
-        inputs = F.linear(arranged, embedding_weight, self.gru.input_bias).split(time.sizes)
-        seen = []
-        for entering in inputs:
+        inputs = F.linear(arranged, embedding_weight, self.gru.input_bias)
+        if loops_fast(inputs):
+            attention = self.attention
+            weights = Weights(attention.query.weight, attention.vector, context_weight, self.gru.hidden_weight)
+            keys, first = attention.key(memory.values), self._first(memory.values[memory.layout.offsets[:-1]])
+            seen = attentive_loop(inputs, keys, memory.values, first, weights, time, memory.layout)
+        else:
+            seen = self._loop(inputs, context_weight, self.start(memory).select(time.rows), time)
+        output = self.readout(torch.cat([*seen, arranged], dim=-1))
+        return x.with_values(time.restore(output))
+
+    def _loop(
+        self,
+        inputs: Float[Tensor, "tokens gates"],
+        context_weight: Float[Tensor, "gates two_widths"],
+        state: RNNSearchState,
+        time: TimeOrder,
+    ) -> tuple[Float[Tensor, "tokens width"], Float[Tensor, "tokens two_widths"]]:
+        """The hidden state before each word and what was seen from it, step by step."""
+        befores, contexts = [], []
+        for entering in inputs.split(time.sizes):
             if len(entering) < len(state.hidden):
                 state = state.first(len(entering))
             context = self.attention.step(state.hidden, state.keys, state.values, state.mask)
-            seen.append(torch.cat([state.hidden, context], dim=-1))
+            befores.append(state.hidden)
+            contexts.append(context)
             gates = self.gru.gates(entering + F.linear(context, context_weight), state.hidden)
             state = state.after(gates["hidden"])
-        output = self.readout(torch.cat([torch.cat(seen), arranged], dim=-1))
-        return x.with_values(time.restore(output))
+        return torch.cat(befores), torch.cat(contexts)
 
     def start(self, memory: Sequences) -> RNNSearchState:
         """s_0 = tanh(W_s h_1), h_1 from the backward reader; and what all steps look at."""
         keys, values = self.attention.keys_of(memory)
-        first = values[:, 0, values.shape[-1] // 2 :]
         mask = make_mask(Layout((1,) * len(memory), memory.layout.device), memory.layout)
         sources = torch.arange(len(memory), device=memory.layout.device)
-        return RNNSearchState(self.initial(first).tanh(), keys, values, mask, sources)
+        return RNNSearchState(self._first(values[:, 0]), keys, values, mask, sources)
 
     def step(
         self, x: Float[Tensor, "rows embedding"], state: RNNSearchState
@@ -242,6 +259,11 @@ class AttentiveLayer(nn.Module):
         readout = self.readout.steps(torch.cat([previous, attention["output"], x[queries]], dim=-1))
         found |= {f"readout.{name}": value for name, value in readout.items()}
         return found | {"output": readout["output"]}
+
+    def _first(self, values: Float[Tensor, "rows two_widths"]) -> Float[Tensor, "rows width"]:
+        """s_0, from what the memory has of the first word of each source."""
+        first: Tensor = self.initial(values[:, values.shape[-1] // 2 :])
+        return first.tanh()
 
     def _input_weights(self) -> tuple[Tensor, Tensor]:
         """The parts of the GRU's input matrix that see the embedding (W) and the context (C)."""

@@ -69,6 +69,18 @@ class LstmStruct(Structure):
     )
 
 
+class LookStruct(Structure):
+    """`Look` of additive.h."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("kind", "rows", "threads", "width", "value_width", "longest")),
+        *((name, c_void_p) for name in ("begins", "ends", "queries", "keys", "values", "vector", "weights", "mixed")),
+        *((name, c_void_p) for name in ("d_mixed", "d_queries", "d_keys", "d_vectors", "rows_at")),
+        ("times", c_int32),
+        ("d_values", c_void_p),
+    )
+
+
 class ObjectiveStruct(Structure):
     """`Objective` of objective.h."""
 
@@ -100,6 +112,7 @@ def library() -> ctypes.CDLL | None:
     found.regard_run.argtypes = (POINTER(OperationStruct), c_int32, POINTER(CallStruct))
     found.regard_run.restype = None
     found.regard_lstm.argtypes, found.regard_lstm.restype = (POINTER(LstmStruct), c_int32), None
+    found.regard_look.argtypes, found.regard_look.restype = (POINTER(LookStruct), c_int32), None
     found.regard_objective.argtypes, found.regard_objective.restype = (POINTER(ObjectiveStruct),), None
     found.regard_pack_int8.argtypes, found.regard_pack_int8.restype = (
         (c_void_p, *(c_int32,) * 3, *(c_void_p,) * 2),

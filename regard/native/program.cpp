@@ -11,6 +11,7 @@
 #include <unistd.h>
 #endif
 #include "recurrence.h"
+#include "additive.h"
 #include "lstm.h"
 #include "objective.h"
 #include "texts.h"
@@ -360,6 +361,19 @@ void regard_lstm(const Lstm* call, int32_t back) {
     together(call->threads, [=](int thread, int threads) {
         if (back) whole ? lstm_back<float>(*call, thread, threads) : lstm_back<uint16_t>(*call, thread, threads);
         else whole ? lstm_ahead<float>(*call, thread, threads) : lstm_ahead<uint16_t>(*call, thread, threads);
+    });
+}
+
+// part 0: ahead; 1: the derivative of a step; 2: that of the values, after all steps.
+void regard_look(const Look* call, int32_t part) {
+    auto work = [=](auto zero, int thread, int threads) {
+        typedef decltype(zero) T;
+        if (part == 0) look<T>(*call, thread, threads);
+        else if (part == 1) look_back<T>(*call, thread, threads);
+        else look_back_at_values<T>(*call, thread, threads);
+    };
+    together(call->threads, [=](int thread, int threads) {
+        call->kind == FLOAT32 ? work(float(), thread, threads) : work(uint16_t(), thread, threads);
     });
 }
 
