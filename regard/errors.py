@@ -7,6 +7,9 @@ wrong and what would be right. The command line prints that line and exits with 
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 30
+"""Names in one message, which is to be read."""
+
 
 class RegardError(Exception):
     """A mistake in the input, told in one line."""
@@ -20,6 +23,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> RegardError:
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
-    listed = ", ".join(names) if names else "none"
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    listed = ", ".join(names[:_LISTED]) + more if names else "none"
     return RegardError(f"no {kind} {name!r}{hint} (known: {listed})")

@@ -250,6 +250,18 @@ def test_a_silenced_head_a_hidden_word_and_a_dragged_weight(page):
     page.page.wait_for_selector(".chips li", state="detached")
 
 
+def test_an_address_that_was_typed_wrong_can_be_mended_on_the_page(chromium, running):
+    with opened(chromium, running.address) as page:  # a refused change is a 422, which the browser tells in its console
+        page.open(text=["Open the file"], view="what-if", edit="nonsense head=1")
+        assert "no place 'nonsense' (known: decoder.layers.0," in page.text(".failed")
+        page.page.locator('[data-key="undo"]').click()
+        page.page.wait_for_selector(".versus")
+        page.page.goto("about:blank")
+        page.page.goto(f"{page.address}/#view=nowhere")
+        page.drawn("process")
+        assert "view" not in page.state()
+
+
 def test_by_keyboard_alone(page):
     page.open(text=TEXTS)
     press = page.page.keyboard.press

@@ -62,7 +62,7 @@ function beams(data) {
   const choice = h("select", { "data-key": "beams", disabled: state.begin.length > 0, onchange: () => set({ beams: Number(choice.value) }) }, [1, 2, 3, 4, 6].map((count) => h("option", { value: count }, count === 1 ? "greedy" : count)));
   choice.value = String(state.beams);
   const tree = data.tree && drawn({ type: "tree", caption: "The beams that were followed, with the probability of each step", root: node(data.tree), choose: (path) => path[path.length - 1] !== data.end && (() => goOn(path, data)) });
-  return h("div", {}, h("h3", {}, "The beam"), h("label", {}, h("span", { class: "quiet" }, "beams"), choice), tree ? h("p", { class: "quiet" }, "Choose a token and the model goes on from there.") : null, tree);
+  return h("div", {}, h("h3", {}, "The beam"), h("label", {}, h("span", { class: "quiet" }, "beams"), choice), h("p", { class: "quiet" }, state.begin.length ? "A beam is of a whole answer: let it answer freely again to see one." : tree ? "Choose a token and the model goes on from there." : null), tree);
 }
 
 const node = (one) => ({ label: one.token, token: one.id, probability: one.probability, chosen: one.chosen, children: one.children.map(node) });

@@ -14,7 +14,7 @@ export const contexts = {
   keys: ["layer", "head"],
   everyHead: "the mean of all",
   async draw(trace) {
-    const add = page.kept ? h("p", { class: "quiet" }, "Other sentences: ", page.kept[""]) : h("form", { class: "row", onsubmit: (event) => {
+    const add = page.kept ? h("p", { class: "quiet" }, "Other sentences: ", page.kept[""]) : h("form", { class: "row another", onsubmit: (event) => {
       event.preventDefault();
       if (input.value.trim()) set({ text: [...state.text, input.value.trim()].slice(-6) });
     } });

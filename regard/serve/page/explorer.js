@@ -152,7 +152,8 @@ export async function explorer(root) {
 
   async function draw() {
     if (!trace) return;
-    const mine = ++ticket, view = VIEWS[state.view] || process;
+    if (!VIEWS[state.view]) set({ view: "process" }, true); // of an address that was typed
+    const mine = ++ticket, view = VIEWS[state.view];
     [...parts.tabs.children].forEach((tab, number) => {
       const own = Object.keys(VIEWS)[number] === state.view;
       tab.setAttribute("aria-selected", String(own));

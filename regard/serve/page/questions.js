@@ -27,6 +27,6 @@ export const questions = {
     } catch (error) {
       shown = h("p", { class: "failed", role: "alert" }, `${error.message}. (This view is for ${one.models}.)`);
     }
-    return pointing(h("div", {}, h("div", { class: "row" }, choice), shown));
+    return pointing(h("div", {}, h("div", { class: "row asked" }, choice), shown));
   },
 };

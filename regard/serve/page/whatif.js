@@ -16,7 +16,13 @@ export const whatIf = {
     const edits = state.edit, place = trace.kinds[kind].places[Math.min(state.layer, trace.kinds[kind].places.length - 1)];
     const writes = trace.kind === "language model" ? { tokens: 0 } : {};
     const at = trace.kind === "translator" ? { query: Math.max(0, state.at) } : {};
-    const [found, row] = await Promise.all([ask("/api/what-if", subject({ edits, ...writes, ...at })), rowOf(trace, kind, place)]);
+    let found, row;
+    try {
+      [found, row] = await Promise.all([ask("/api/what-if", subject({ edits, ...writes, ...at })), rowOf(trace, kind, place)]);
+    } catch (error) {
+      if (!edits.length) throw error;
+      return h("div", {}, h("p", { class: "failed", role: "alert" }, error.message), chips(edits)); // a change of a typed address
+    }
     return pointing(h("div", {},
       h("p", { class: "lead" }, "Silence a head, hide a word from all attention, or drag the weights of the chosen word. Everything else stays as it is."),
       versus(found, edits), chips(edits),
