@@ -170,6 +170,9 @@ class Run:
         parts = self.placement.parts(chosen, training.micro_batches)
         batches = [(self.task.train.batch(part).to(self.device), counts) for part, counts in parts]
         share.predictions = sum(self.task.predictions(batch) for batch, counts in batches if counts)
+        if hasattr(self.task, "weigh"):
+            tokens = sum(batch.tokens for batch, counts in batches if counts)
+            self.task.weigh(*self.workers.added([share.predictions, tokens], self.device))
         for batch, counts in batches:
             predictions = self.task.predictions(batch) if counts else 0
             with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -108,6 +108,15 @@ class Workers:
         facts = torch.tensor(self._facts(share), dtype=torch.float64, device=device)
         self._send(lambda: dist.all_reduce(facts, group=self.group))
         return _summed(facts.tolist())
+
+    def added(self, numbers: Sequence[float], device: torch.device) -> Sequence[float]:
+        """Sums over all workers. Of those that have the same share, one counts."""
+        if self.count == 1:
+            return numbers
+        sums = torch.tensor(numbers, dtype=torch.float64, device=device) * (self.rank % self.together == 0)
+        self._send(lambda: dist.all_reduce(sums, group=self.group))
+        found: list[float] = sums.tolist()
+        return found
 
     def _facts(self, share: Share) -> list[float]:
         stop = float(self.asked_to_stop)

@@ -37,13 +37,15 @@ from regard.training.tasks import Codec, Examples, Task
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.\d+")
 
 
-@dataclass(frozen=True)
+@dataclass
 class DistillationTask:
     """Another task, and a teacher."""
 
     recipe: Recipe
     task: Task
     teacher: Model
+    density: float = 0.0
+    """Tokens a prediction in all parts of the step's batch."""
 
     @classmethod
     def of(cls, recipe: Recipe, task: Task) -> DistillationTask:
@@ -94,7 +96,17 @@ class DistillationTask:
             loss, plain = self.task.loss(model, batch, smoothing)
         with torch.no_grad(), _Noted(teacher) as taught:
             self.task.loss(teacher, batch, 0.0)
-        return wanted.task * loss + distilled(student, taught, wanted, getattr(model, LEARNING, None)), plain
+        soft = soft_targets(student, taught, wanted)
+        inner = distilled(student, taught, wanted, getattr(model, LEARNING, None))
+        return wanted.task * loss + soft + self._share(batch) * inner, plain
+
+    def weigh(self, predictions: float, tokens: float) -> None:
+        """What all parts of the next step's batch have, in all processes."""
+        self.density = tokens / predictions
+
+    def _share(self, batch: Any) -> float:
+        """The loop weighs parts of a batch by their predictions; means over tokens are to be weighed by tokens."""
+        return batch.tokens / max(1, self.task.predictions(batch)) / self.density if self.density else 1.0
 
     def predictions(self, batch: Any) -> int:
         return self.task.predictions(batch)
@@ -140,12 +152,20 @@ class _Noted:
         self.entering.append(inputs[0])
 
 
-def distilled(student: _Noted, teacher: _Noted, wanted: Distillation, to_width: nn.Linear | None = None) -> Tensor:
-    """All that the teacher adds to the loss. `to_width`: the student's hidden states in the teacher's width."""
+def soft_targets(student: _Noted, teacher: _Noted, wanted: Distillation) -> Tensor:
+    """What the teacher's answers add to the loss: a mean over predictions."""
     total: Tensor = student.hidden[-1].new_zeros(())
     if wanted.soft_targets:
         for own, theirs in zip(student.logits, teacher.logits, strict=True):
             total = total + wanted.soft_targets * soft_target_loss(own, theirs, wanted.temperature)
+    return total
+
+
+def distilled(student: _Noted, teacher: _Noted, wanted: Distillation, to_width: nn.Linear | None = None) -> Tensor:
+    """What the teacher's inside adds to the loss: a mean over tokens. `to_width`: the student's hidden states in the
+    teacher's width.
+    """
+    total: Tensor = student.hidden[-1].new_zeros(())
     if wanted.hidden_states:
         count, all_layers = len(student.hidden), len(teacher.hidden)
         for number, own in enumerate(student.hidden, start=1):
