@@ -21,7 +21,7 @@ class Training(Part):
     max_steps: int = Field(100_000, gt=0)
     micro_batches: int = Field(1, gt=0)
     """Gradient accumulation: each step's batch is computed in so many parts, one after the other, in as much less
-    memory. Losses are those of the whole batch."""
+    memory. Losses are those of the whole batch; in the task `embeddings` a text is compared with those of its part."""
     activation_checkpointing: bool = False
     """Keep what enters each layer only, and compute the rest anew for the backward pass: less memory, more time."""
     compile: bool = False

@@ -28,6 +28,8 @@ SHARE = 0.7
 _CPU_BF16_SHARE = 0.35  # attention is in float32 there, and small products reach little of what AMX can do
 _RECURRENT_SHARES = {"seq2seq": 0.12, "rnnsearch": 0.12, "awd_lstm": 0.5, "ulmfit": 0.12}
 """Products of a few rows each, one step of time after the other; more where all texts of a batch are equally long."""
+_CPU_RECURRENT_SHARES = {"fp32": 0.7, "bf16": 0.18}
+"""Such steps are native code there (`regard/native/lstm.h`, `additive.h`)."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,12 @@ class Duration:
 
 def share_of(work: Workload, device: Device) -> float:
     """Where no other is given. Held to runs on a CPU (tests/training/test_planning.py), not to runs on a GPU."""
-    half_on_cpu = device.name == CPU and work.recipe.training.precision == "bf16"
-    if work.config.model_type in _RECURRENT_SHARES:  # bf16 gains nothing there
-        share = _RECURRENT_SHARES[work.config.model_type]
-        return share * device.fp32 / device.bf16 if half_on_cpu else share
-    return _CPU_BF16_SHARE if half_on_cpu else SHARE
+    precision, recurrent = work.recipe.training.precision, work.config.model_type in _RECURRENT_SHARES
+    if device.name != CPU:
+        return _RECURRENT_SHARES[work.config.model_type] if recurrent else SHARE
+    if recurrent:
+        return _CPU_RECURRENT_SHARES[precision]
+    return _CPU_BF16_SHARE if precision == "bf16" else SHARE
 
 
 def duration_of(
