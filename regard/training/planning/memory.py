@@ -9,7 +9,8 @@ each part of a layer keeps for its gradient, added up (their equation 1: 34 s b 
 what is inside attention and feed-forward, equation 2). What differs here: the residual stream and what norms keep are
 float32 also under bf16; the fused attention (Dao et al. 2022, "FlashAttention") keeps one number a row instead of its
 weights, which the 5 a s^2 b are, so that term stands for plain attention only; a CPU keeps attention in float32, and
-dropout's masks as wide as their values. Recurrent layers: their gates and cells, as PyTorch's kernels keep them.
+dropout's masks as wide as their values. Recurrent layers: their gates and cells, as PyTorch's kernels keep them or, on a
+CPU, the native loops (`regard/native/`).
 
 Checkpointing (Chen et al. 2016) keeps what enters each layer, and one layer's activations at a time. The tests hold
 these sums to what autograd keeps of real models on a CPU. On a GPU they were not measured.
@@ -20,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from regard.native import library
 from regard.training.planning.devices import CPU, Device
 from regard.training.planning.layout import Layout
 from regard.training.planning.workload import Workload
@@ -133,8 +135,12 @@ def _stacks(work: Workload, cpu: bool) -> list[tuple[int, Any]]:
 
     def recurrent(tokens: float, cut: int) -> float:
         """Gates, cells, hidden states, and what entered."""
+        if cpu and library() is not None:  # gates, hidden state and its place; of an LSTM the cell
+            of_unit = (sizes.gates + 1) * value + (FULL if sizes.gates == 4 else 0)
+            looked = tokens * (work.length * FULL + sizes.additive * value) / 3 if sizes.additive else 0
+            return tokens * sizes.width * (2 * value + of_unit) + looked
         found = tokens * (value * 2 * sizes.width + sizes.cells * sizes.width * (FULL + value) / 2)
-        return found + tokens * work.length * sizes.additive * value * 1.2
+        return found + tokens * work.length * sizes.additive / 5 * value * 1.2
 
     if not sizes.heads:
         return [(sizes.encoder_layers + sizes.decoder_layers, recurrent)]

@@ -32,9 +32,11 @@ class Sizes:
     root_norm: bool = False
     """RMSNorm, which is several operations here."""
     cells: int = 16
-    """Values of a recurrent layer that are kept for a token and unit."""
+    """Values of a recurrent layer that PyTorch's kernels keep for a token and unit."""
+    gates: int = 4
+    """Of a recurrent layer."""
     additive: int = 0
-    """Width of an attention that keeps a vector for each pair of positions."""
+    """Width of an attention that scores pairs by a small network."""
 
     @property
     def layers(self) -> int:
@@ -94,7 +96,7 @@ def _seq2seq(config: Any) -> Sizes:
 
 def _rnnsearch(config: Any) -> Sizes:
     """Two readers and a writer."""
-    sizes = {"cells": 8, "additive": config.attention_size // 5, "dropout": config.dropout > 0}
+    sizes = {"cells": 8, "gates": 3, "additive": config.attention_size, "dropout": config.dropout > 0}
     return Sizes(config.hidden_size, config.embedding_size, 2, 1, **sizes)
 
 
