@@ -9,8 +9,8 @@ each part of a layer keeps for its gradient, added up (their equation 1: 34 s b 
 what is inside attention and feed-forward, equation 2). What differs here: the residual stream and what norms keep are
 float32 also under bf16; the fused attention (Dao et al. 2022, "FlashAttention") keeps one number a row instead of its
 weights, which the 5 a s^2 b are, so that term stands for plain attention only; a CPU keeps attention in float32, and
-dropout's masks as wide as their values. Recurrent layers: their gates and cells, as PyTorch's kernels keep them or, on a
-CPU, the native loops (`regard/native/`).
+dropout's masks as wide as their values. Recurrent layers: their gates and cells, as PyTorch's kernels keep them or,
+on a CPU, the native loops (`regard/native/`).
 
 Checkpointing (Chen et al. 2016) keeps what enters each layer, and one layer's activations at a time. The tests hold
 these sums to what autograd keeps of real models on a CPU. On a GPU they were not measured.
