@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from regard.layers.time_order import TimeOrder
 from regard.native import LookStruct, library
@@ -114,6 +115,7 @@ class _Loop(torch.autograd.Function):
         return befores, contexts
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         gates, befores, queries, contexts, seen, keys, values, vector, *matrices = ctx.saved_tensors
         query_weight, context_weight, hidden_weight = matrices

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from regard.layers.time_order import TimeOrder
 from regard.native import LstmStruct, library
@@ -136,6 +137,7 @@ class _NativeLoop(torch.autograd.Function):
         return hiddens, cells
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_hiddens: Tensor | None, d_cells: Tensor | None) -> Any:
         gates, hiddens, cells, weight, start, began = ctx.saved_tensors
         d_gates, d_hidden, d_cell = torch.empty_like(gates), torch.zeros_like(start), torch.zeros_like(began)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from regard.native import ObjectiveStruct, library
 
@@ -47,6 +48,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         return (1 - smoothing) * plain + smoothing * spread / tokens, plain
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         (gradient,) = ctx.saved_tensors  # in place: a second time PyTorch refuses, as it has been changed
         return gradient.mul_(gradients[0].to(gradient.dtype)), None, None
