@@ -17,9 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from regard.layers.time_order import TimeOrder
 from regard.native import LookStruct, library
+from regard.native.matrices import KINDS
 from regard.sequences import Layout
-
-_KINDS = {torch.float32: 0, torch.bfloat16: 1}  # of matrix.h
 
 
 class Weights(NamedTuple):
@@ -33,7 +32,7 @@ class Weights(NamedTuple):
 
 def loops_fast(inputs: Tensor) -> bool:
     """Whether `attentive_loop` can be used."""
-    return inputs.device.type == "cpu" and inputs.dtype in _KINDS and library() is not None
+    return inputs.device.type == "cpu" and inputs.dtype in KINDS and library() is not None
 
 
 def attentive_loop(
@@ -180,7 +179,7 @@ class _Looking:
         arrays |= {"begins": self.places.begins, "ends": self.places.ends}
         arrays |= {"keys": self.keys, "values": self.values, "vector": self.vector}
         call = LookStruct(
-            kind=_KINDS[self.keys.dtype],
+            kind=KINDS[self.keys.dtype],
             rows=rows,
             threads=self.threads,
             width=self.keys.shape[1],

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from regard.layers.time_order import TimeOrder
 from regard.native import LstmStruct, library
-from regard.native.matrices import Matrix
+from regard.native.matrices import KINDS, PRECISIONS, Matrix
 from regard.sequences import Sequences
 
 
@@ -61,7 +61,7 @@ def lstm_loop(
     `inputs`: the input's share of the gates, biases included. Products and gates are in its dtype, cells in float32 at
     least, so that what is remembered over many steps is not rounded at each.
     """
-    native = library() is not None and inputs.dtype in _PRECISIONS
+    native = library() is not None and inputs.dtype in KINDS
     loop = _NativeLoop if native else _Loop
     found: tuple[Tensor, Tensor] = loop.apply(inputs, weight, hidden, cell, sizes)  # type: ignore[no-untyped-call]
     return found
@@ -159,16 +159,13 @@ class _NativeLoop(torch.autograd.Function):
         return d_gates, d_weight.to(weight.dtype), d_hidden, d_cell, None
 
 
-_PRECISIONS: dict[torch.dtype, Any] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-
-
 def _run(
     weight: Tensor, sizes: tuple[int, ...], dtype: torch.dtype, arrays: dict[str, Tensor], back: bool = False
 ) -> None:
     """The native call. `weight` (outputs, inputs): of the product in each step."""
     native = library()
     assert native is not None
-    matrix = Matrix(weight, precision=_PRECISIONS[dtype], finite=False)
+    matrix = Matrix(weight, precision=PRECISIONS[KINDS[dtype]], finite=False)
     rows_at = torch.tensor(sizes, dtype=torch.int32)
     rounded = torch.zeros(-(-sizes[0] // 16) * 16 * matrix.bytes_per_row, dtype=torch.int8)
     call = LstmStruct(

@@ -14,6 +14,8 @@ from regard.native import MatrixStruct, library
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+"""Of the tensors that kernels read and write, as `matrix.h` numbers them."""
 _BLOCK = {"fp32": 1, "bf16": 32, "int8": 64}
 
 

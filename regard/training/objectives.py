@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regard.native import ObjectiveStruct, library
+from regard.native.matrices import KINDS
 
 _CACHED_ENTRIES = 1 << 18  # 1 MiB of float32
-_KINDS = {torch.float32: 0, torch.bfloat16: 1}  # of matrix.h
 
 
 def smoothed_cross_entropy(
@@ -55,7 +55,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
 
 def _has_kernel(logits: Tensor, answers: Tensor) -> bool:
-    known = library() is not None and logits.device.type == "cpu" and logits.dtype in _KINDS and len(logits) > 0
+    known = library() is not None and logits.device.type == "cpu" and logits.dtype in KINDS and len(logits) > 0
     return known and bool(answers.min() >= 0) and bool(answers.max() < logits.shape[1])
 
 
@@ -68,7 +68,7 @@ def _in_native_code(
     logits, answers = logits.contiguous(), answers.contiguous()
     losses = torch.empty(2, len(logits))
     call = ObjectiveStruct(
-        kind=_KINDS[logits.dtype],
+        kind=KINDS[logits.dtype],
         threads=torch.get_num_threads(),
         tokens=len(logits),
         vocabulary=logits.shape[1],
