@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from regard.data.batches import Batch
 from regard.data.blocks import Block
 from regard.layers.recurrence import LSTM, LSTMState
+from regard.models import rnnsearch
 from regard.models.catalog import MODELS
 from regard.sequences import Sequences
 from regard.training.flops import forward_flops, training_flops
@@ -41,7 +42,7 @@ TWO_SIDED = ("transformer", "t5", "seq2seq", "rnnsearch")
 
 @pytest.fixture(autouse=True)
 def no_fused_kernels(monkeypatch):
-    """LSTMs token by token, attention as products: PyTorch's counter does not see into the CPU's fused kernels."""
+    """Recurrence token by token, attention as products: PyTorch's counter does not see into a CPU's fused kernels."""
 
     def forward(self: LSTM, x: Sequences, state: LSTMState | None = None) -> tuple[Sequences, LSTMState]:
         state, rows = state or self.start(len(x), x.values), x.pad()
@@ -52,6 +53,7 @@ def no_fused_kernels(monkeypatch):
         return x.with_values(x.layout.unpad(torch.stack(hidden, dim=1))), state
 
     monkeypatch.setattr(LSTM, "forward", forward)
+    monkeypatch.setattr(rnnsearch, "loops_fast", lambda _: False)
     with sdpa_kernel(SDPBackend.MATH):
         yield
 

@@ -89,6 +89,7 @@ class DistillationTask:
         """The task's loss and, while training, what the teacher adds; the plain loss is the task's."""
         if not model.training:
             return self.task.loss(model, batch, smoothing)
+        share = self._share(batch)
         if hasattr(self.task, "prepared"):  # chance is the same for both
             batch = self.task.prepared(batch, model)
         wanted, teacher = self.recipe.distillation, self.teacher.to(model.device).eval()
@@ -98,7 +99,7 @@ class DistillationTask:
             self.task.loss(teacher, batch, 0.0)
         soft = soft_targets(student, taught, wanted)
         inner = distilled(student, taught, wanted, getattr(model, LEARNING, None))
-        return wanted.task * loss + soft + self._share(batch) * inner, plain
+        return wanted.task * loss + soft + share * inner, plain
 
     def weigh(self, predictions: float, tokens: float) -> None:
         """What all parts of the next step's batch have, in all processes."""
