@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from regard.layers.recurrence import reset_before, reset_before_back, reset_before_weights
 from regard.layers.time_order import TimeOrder
 from regard.native import LookStruct, library
 from regard.native.matrices import KINDS
@@ -86,14 +87,13 @@ class _Loop(torch.autograd.Function):
         hidden_weight: Tensor,
         places: _Places,
     ) -> tuple[Tensor, Tensor]:
-        width, dtype = hidden_weight.shape[1], inputs.dtype
+        dtype = inputs.dtype
         look = _Looking(keys.contiguous(), values.contiguous(), vector.float(), places)
         with torch.autocast("cpu", enabled=False):
             query_weight, context_weight, hidden_weight = (
                 weight.to(dtype) for weight in (query_weight, context_weight, hidden_weight)
             )
-            gate_weight, candidate_weight = hidden_weight[: 2 * width].t(), hidden_weight[2 * width :].t()
-            gates, befores = torch.empty_like(inputs), inputs.new_empty(len(inputs), width)
+            gates, befores = torch.empty_like(inputs), inputs.new_empty(len(inputs), hidden.shape[1])
             queries = inputs.new_empty(len(inputs), len(vector))
             contexts = inputs.new_empty(len(inputs), values.shape[1])
             seen = torch.empty(len(inputs), places.longest)
@@ -104,10 +104,7 @@ class _Loop(torch.autograd.Function):
                 torch.mm(before, query_weight.t(), out=query)
                 look.ahead(query, weights, context)
                 torch.addmm(entering, context, context_weight.t(), out=gate)
-                reset, update, candidate = gate.split(width, dim=1)
-                gate[:, : 2 * width].addmm_(before, gate_weight).sigmoid_()
-                candidate.addmm_(reset * before, candidate_weight).tanh_()
-                hidden = torch.lerp(before, candidate, update)
+                hidden = reset_before(gate, gate, before, hidden_weight)
         kept = (gates, befores, queries, contexts, seen, look.keys, look.values, look.vector)
         ctx.save_for_backward(*kept, query_weight, context_weight, hidden_weight)
         ctx.places = places
@@ -120,7 +117,6 @@ class _Loop(torch.autograd.Function):
         query_weight, context_weight, hidden_weight = matrices
         places, width = ctx.places, hidden_weight.shape[1]
         look = _Looking(keys, values, vector, places)
-        gate_weight, candidate_weight = hidden_weight[: 2 * width], hidden_weight[2 * width :]
         with torch.autocast("cpu", enabled=False):
             d_befores, d_contexts = (given.to(gates.dtype) for given in gradients)
             d_gates, d_queries, d_mixed = map(torch.empty_like, (gates, queries, contexts))
@@ -128,20 +124,14 @@ class _Loop(torch.autograd.Function):
             parts = (d_befores, d_contexts, gates, befores, queries, seen, d_gates, d_queries, d_mixed)
             each = list(zip(*(part.split(places.sizes) for part in parts), strict=True))
             for more_before, more_context, gate, before, query, weights, d_gate, d_query, d_context in reversed(each):
-                reset, update, candidate = gate.split(width, dim=1)
-                d_reset, d_update, d_candidate = d_gate.split(width, dim=1)
                 d = d_hidden[: len(gate)]
-                torch.mul(d * update, 1 - candidate * candidate, out=d_candidate)
-                torch.mul(d * (candidate - before), update - update * update, out=d_update)
-                d_product = d_candidate @ candidate_weight  # of r * s_{i-1}
-                torch.mul(d_product * before, reset - reset * reset, out=d_reset)
+                reset_before_back(d, gate, before, hidden_weight, d_gate)
                 torch.addmm(more_context, d_gate, context_weight, out=d_context)
                 look.back(query, weights, d_context, d_query)
-                d.mul_(1 - update).addcmul_(d_product, reset).add_(more_before)
-                d.addmm_(d_gate[:, : 2 * width], gate_weight).addmm_(d_query, query_weight)
+                d.add_(more_before).addmm_(d_gate[:, : 2 * width], hidden_weight[: 2 * width])
+                d.addmm_(d_query, query_weight)
             d_values = look.back_at_values(seen, d_mixed)
-            past, final = d_gates.t()[: 2 * width], d_gates.t()[2 * width :]
-            d_hidden_weight = torch.cat([past @ befores, final @ (gates[:, :width] * befores)])
+            d_hidden_weight = reset_before_weights(d_gates, gates, befores)
             d_query_weight, d_context_weight = d_queries.t() @ befores, d_gates.t() @ contexts
         d_vector = look.d_vectors.sum(dim=0)
         d_keys = look.d_keys.to(keys.dtype)

@@ -297,17 +297,13 @@ class _ResetBefore(torch.autograd.Function):
         width = weight.shape[1]
         with torch.autocast(inputs.device.type, enabled=False):
             weight, hidden = weight.to(inputs.dtype), start.to(inputs.dtype)
-            gate_weight, candidate_weight = weight[: 2 * width].t(), weight[2 * width :].t()
             gates = torch.empty_like(inputs)  # reset gate, update gate, candidate
             pasts = inputs.new_empty(len(inputs), width)  # h_{t-1} of each token
             hiddens = torch.empty_like(pasts)
             parts = (inputs.split(sizes), gates.split(sizes), pasts.split(sizes), hiddens.split(sizes))
             for entering, gate, past, new in zip(*parts, strict=True):
                 past.copy_(hidden[: len(past)])
-                torch.addmm(entering[:, : 2 * width], past, gate_weight, out=gate[:, : 2 * width]).sigmoid_()
-                r, z, candidate = gate.split(width, dim=1)
-                torch.addmm(entering[:, 2 * width :], r * past, candidate_weight, out=candidate).tanh_()
-                hidden = torch.lerp(past, candidate, z, out=new)
+                hidden = reset_before(entering, gate, past, weight, new)
         ctx.save_for_backward(gates, pasts, weight)
         ctx.sizes, ctx.start = sizes, len(start)
         return hiddens
@@ -321,21 +317,55 @@ class _ResetBefore(torch.autograd.Function):
             d_hidden = gates.new_zeros(ctx.start, width)
             parts = [part.split(ctx.sizes) for part in (gradients[0].to(gates.dtype), gates, pasts, d_gates)]
             for d_output, gate, past, d_gate in reversed(list(zip(*parts, strict=True))):
-                r, z, candidate = gate.split(width, dim=1)
                 d = d_hidden[: len(past)].add_(d_output)
-                d_reset, d_update, d_candidate = d_gate.split(width, dim=1)
-                torch.mul(d * z, 1 - candidate * candidate, out=d_candidate)
-                torch.mul(d * (candidate - past), z - z * z, out=d_update)
-                d_product = d_candidate @ weight[2 * width :]  # of r * h_{t-1}
-                torch.mul(d_product * past, r - r * r, out=d_reset)
-                d.mul_(1 - z).addcmul_(d_product, r).addmm_(d_gate[:, : 2 * width], weight[: 2 * width])
-            d_weight = torch.cat(
-                [
-                    d_gates[:, : 2 * width].t() @ pasts,
-                    d_gates[:, 2 * width :].t() @ (gates[:, :width] * pasts),
-                ]
-            )
+                reset_before_back(d, gate, past, weight, d_gate)
+                d.addmm_(d_gate[:, : 2 * width], weight[: 2 * width])
+            d_weight = reset_before_weights(d_gates, gates, pasts)
         return d_gates, d_weight, d_hidden, None
+
+
+def reset_before(
+    entering: Float[Tensor, "rows gates"],
+    gate: Float[Tensor, "rows gates"],
+    past: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "gates width"],
+    out: Float[Tensor, "rows width"] | None = None,
+) -> Float[Tensor, "rows width"]:
+    """One step of that GRU: its gates into `gate`, which may be `entering`; the new hidden state."""
+    width = past.shape[1]
+    torch.addmm(entering[:, : 2 * width], past, weight[: 2 * width].t(), out=gate[:, : 2 * width]).sigmoid_()
+    r, z, candidate = gate.split(width, dim=1)
+    torch.addmm(entering[:, 2 * width :], r * past, weight[2 * width :].t(), out=candidate).tanh_()
+    return torch.lerp(past, candidate, z, out=out)
+
+
+def reset_before_back(
+    d: Float[Tensor, "rows width"],
+    gate: Float[Tensor, "rows gates"],
+    past: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "gates width"],
+    d_gate: Float[Tensor, "rows gates"],
+) -> None:
+    """The derivative of a step, into `d_gate`; `d`, of the new hidden state, becomes that of the past one but for what
+    came by the reset and update gates.
+    """
+    width = past.shape[1]
+    r, z, candidate = gate.split(width, dim=1)
+    d_reset, d_update, d_candidate = d_gate.split(width, dim=1)
+    torch.mul(d * z, 1 - candidate * candidate, out=d_candidate)
+    torch.mul(d * (candidate - past), z - z * z, out=d_update)
+    d_product = d_candidate @ weight[2 * width :]  # of r * h_{t-1}
+    torch.mul(d_product * past, r - r * r, out=d_reset)
+    d.mul_(1 - z).addcmul_(d_product, r)
+
+
+def reset_before_weights(
+    d_gates: Float[Tensor, "tokens gates"], gates: Float[Tensor, "tokens gates"], pasts: Float[Tensor, "tokens width"]
+) -> Float[Tensor, "gates width"]:
+    """The derivative of the hidden weight, over all tokens at once."""
+    width = pasts.shape[1]
+    final = d_gates[:, 2 * width :].t() @ (gates[:, :width] * pasts)
+    return torch.cat([d_gates[:, : 2 * width].t() @ pasts, final])
 
 
 # --- small helpers ----------------------------------------------------------------------------------------------------

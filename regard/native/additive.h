@@ -24,30 +24,37 @@ struct Look {
     float* d_values;              // (source tokens, value_width), added to
 };
 
+// Of one query: how much of each key is seen, and all of it together.
+template <class T>
+inline void look_from(const T* __restrict query, const T* keys, const T* values, const float* vector, int tokens, int width, int value_width,
+                      float* weights, float* __restrict mixed) {
+    float largest = -INFINITY, sum = 0;
+    for (int s = 0; s < tokens; s++) {
+        const T* __restrict key = keys + int64_t(s) * width;
+        float score = 0;
+#pragma omp simd reduction(+ : score)
+        for (int i = 0; i < width; i++) score += vector[i] * fast_tanh(wide(query[i]) + wide(key[i]));
+        weights[s] = score, largest = score > largest ? score : largest;
+    }
+    for (int s = 0; s < tokens; s++) weights[s] = fast_exp(weights[s] - largest), sum += weights[s];
+    memset(mixed, 0, size_t(value_width) * 4);
+    for (int s = 0; s < tokens; s++) {
+        const T* __restrict value = values + int64_t(s) * value_width;
+        const float weight = weights[s] /= sum;
+#pragma omp simd
+        for (int i = 0; i < value_width; i++) mixed[i] += weight * wide(value[i]);
+    }
+}
+
 template <class T>
 inline void look(const Look& call, int thread, int threads) {
     const int width = call.width, values = call.value_width;
     Share mine = share(call.rows, thread, threads);
     float* sums = scratch(size_t(values));
     for (int row = mine.begin; row < mine.end; row++) {
-        const int begin = call.begins[row], tokens = call.ends[row] - begin;
-        const T* __restrict query = (const T*)call.queries + int64_t(row) * width;
-        float *weights = call.weights + int64_t(row) * call.longest, largest = -INFINITY, sum = 0;
-        for (int s = 0; s < tokens; s++) {
-            const T* __restrict key = (const T*)call.keys + int64_t(begin + s) * width;
-            float score = 0;
-#pragma omp simd reduction(+ : score)
-            for (int i = 0; i < width; i++) score += call.vector[i] * fast_tanh(wide(query[i]) + wide(key[i]));
-            weights[s] = score, largest = score > largest ? score : largest;
-        }
-        for (int s = 0; s < tokens; s++) weights[s] = fast_exp(weights[s] - largest), sum += weights[s];
-        memset(sums, 0, size_t(values) * 4);
-        for (int s = 0; s < tokens; s++) {
-            const T* __restrict value = (const T*)call.values + int64_t(begin + s) * values;
-            const float weight = weights[s] /= sum;
-#pragma omp simd
-            for (int i = 0; i < values; i++) sums[i] += weight * wide(value[i]);
-        }
+        const int64_t begin = call.begins[row];
+        look_from((const T*)call.queries + int64_t(row) * width, (const T*)call.keys + begin * width, (const T*)call.values + begin * values,
+                  call.vector, int(call.ends[row] - begin), width, values, call.weights + int64_t(row) * call.longest, sums);
         T* mixed = (T*)call.mixed + int64_t(row) * values;
         for (int i = 0; i < values; i++) narrow(sums[i], mixed[i]);
     }

@@ -60,6 +60,8 @@ ALWAYS float fast_exp(float x) {  // e^x to about 2e-7, without a call, so that 
     return (p * r * r + r + 1.0f) * power;
 }
 
+ALWAYS float logistic(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
 ALWAYS float fast_tanh(float x) {  // exact in sign and limit
     float e = fast_exp(-2.0f * std::fabs(x));
     return std::copysign((1.0f - e) / (1.0f + e), x);

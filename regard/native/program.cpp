@@ -11,7 +11,6 @@
 #include <unistd.h>
 #endif
 #include "recurrence.h"
-#include "additive.h"
 #include "lstm.h"
 #include "objective.h"
 #include "texts.h"

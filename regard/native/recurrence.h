@@ -4,7 +4,7 @@
 // the rows go on from, slots which one each row takes; the first operation copies them to caches[1], where they change.
 // Tokens are in order of time: the first ones of all rows, then the second ones of those that have one, and so on.
 #pragma once
-#include "call.h"
+#include "additive.h"
 
 enum Cell : int32_t { LSTM = 0, GRU_RESET_BEFORE = 1 };
 
@@ -18,8 +18,6 @@ inline void recall(const Operation& op, const Call& call, int thread, int thread
         if (op.a) memcpy(call.buffers[op.target] + int64_t(row) * op.a, to + op.b, size_t(op.a) * 4);
     }
 }
-
-ALWAYS float logistic(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
 // y += x W^T, for some rows; all threads come here, and leave together.
 inline void add_product(const Matrix& m, const Call& call, const float* from, int64_t stride, int rows, float* to, int64_t to_stride,
@@ -78,22 +76,8 @@ inline void additive(const Operation& op, const Call& call, int thread, int thre
     for (int row = mine.begin; row < mine.end; row++) {
         const int family = call.families[row], first = call.sources[family], tokens = call.sources[family + 1] - first;
         const float *query = call.buffers[op.source] + int64_t(row) * op.a, *keys = call.buffers[op.c] + int64_t(first) * op.a;
-        float *weights = scratch(size_t(tokens)), *mixed = call.buffers[op.target] + int64_t(row) * op.b;
-        float largest = -INFINITY, sum = 0;
-        for (int s = 0; s < tokens; s++) {
-            const float* key = keys + int64_t(s) * op.a;
-            float score = 0;
-#pragma omp simd reduction(+ : score)
-            for (int i = 0; i < op.a; i++) score += vector[i] * fast_tanh(query[i] + key[i]);
-            weights[s] = score, largest = score > largest ? score : largest;
-        }
-        for (int s = 0; s < tokens; s++) weights[s] = fast_exp(weights[s] - largest), sum += weights[s];
-        memset(mixed, 0, size_t(op.b) * 4);
-        for (int s = 0; s < tokens; s++) {
-            const float *value = call.buffers[op.d] + int64_t(first + s) * op.b, weight = weights[s] / sum;
-#pragma omp simd
-            for (int i = 0; i < op.b; i++) mixed[i] += weight * value[i];
-        }
+        look_from(query, keys, call.buffers[op.d] + int64_t(first) * op.b, vector, tokens, op.a, op.b, scratch(size_t(tokens)),
+                  call.buffers[op.target] + int64_t(row) * op.b);
     }
 }
 

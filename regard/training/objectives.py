@@ -4,6 +4,7 @@ Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4.
 """
 
 import ctypes
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def _in_parts(logits: Tensor, answers: Tensor, smoothing: float, gradient: Tenso
     rows = max(1, _CACHED_ENTRIES // vocabulary) if logits.device.type == "cpu" else max(1, tokens)
     right = logits.new_zeros((), dtype=torch.float32)
     spread = right.clone()
-    places = (None,) * tokens if gradient is None else gradient.split(rows)
+    places = repeat(None) if gradient is None else gradient.split(rows)
     for part, chosen, place in zip(logits.split(rows), answers.split(rows), places, strict=False):
         scores = part.float().log_softmax(dim=-1)
         right -= scores.gather(1, chosen[:, None]).sum()

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regard.layers import lstm_loop
 from regard.layers.lstm_loop import _Loop, _NativeLoop, learns_fast
 from regard.native import library
 from regard.sequences import Sequences
@@ -66,7 +67,7 @@ def test_numbers_that_are_none_stay_so():
 
 def test_rows_of_one_length_are_left_to_pytorch_without_kernels(monkeypatch):
     rows = [Sequences.of([torch.zeros(length, 3) for length in lengths]) for lengths in ((2, 2), (1, 2), (0, 0))]
-    monkeypatch.setattr("regard.layers.lstm_loop.library", lambda: None)
+    monkeypatch.setattr(lstm_loop, "library", lambda: None)
     assert [learns_fast(x) for x in rows] == [False, True, False]
-    monkeypatch.setattr("regard.layers.lstm_loop.library", lambda: object())
+    monkeypatch.setattr(lstm_loop, "library", lambda: object())
     assert [learns_fast(x) for x in rows] == [True, True, False]
