@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from regard.native.products import Linear, linear
 from regard.sequences import Layout, Sequences
 
 # Up to this many score entries a plain matrix product is faster than the fused kernel on a CPU while training, because
@@ -184,17 +185,17 @@ class Heads(nn.Module):
             raise ValueError(f"{heads} heads cannot share {self.key_heads} heads of keys equally")
         self.head_width, self.rotation = head_width or width // heads, rotation
         self.query_width, self.key_width = heads * self.head_width, self.key_heads * self.head_width
-        self.projection = nn.Linear(width, self.query_width + 2 * self.key_width, bias[0])
-        self.output = nn.Linear(self.query_width, width, bias[1])
+        self.projection: nn.Linear = Linear(width, self.query_width + 2 * self.key_width, bias[0])
+        self.output = Linear(self.query_width, width, bias[1])
 
     def project_queries(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch query_width"]:
         weight, bias = self.projection.weight, self.projection.bias
-        return F.linear(x, weight[: self.query_width], None if bias is None else bias[: self.query_width])
+        return linear(x, weight[: self.query_width], None if bias is None else bias[: self.query_width])
 
     def project_memory(self, memory: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch two_key_widths"]:
         """Keys and values, side by side."""
         weight, bias = self.projection.weight, self.projection.bias
-        return F.linear(memory, weight[self.query_width :], None if bias is None else bias[self.query_width :])
+        return linear(memory, weight[self.query_width :], None if bias is None else bias[self.query_width :])
 
     def split(self, x: Float[Tensor, "*batch positions width"]) -> Float[Tensor, "*batch heads positions head_width"]:
         heads: Tensor = x.unflatten(-1, (-1, self.head_width)).transpose(-2, -3)

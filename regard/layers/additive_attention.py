@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attention import Mask, make_mask
+from regard.native.products import Linear
 from regard.sequences import Sequences
 
 
@@ -66,8 +67,8 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, query_width: int, memory_width: int, width: int) -> None:
         super().__init__()
-        self.query = nn.Linear(query_width, width, bias=False)
-        self.key = nn.Linear(memory_width, width, bias=False)
+        self.query = Linear(query_width, width, bias=False)
+        self.key = Linear(memory_width, width, bias=False)
         self.vector = nn.Parameter(torch.empty(width))
         nn.init.uniform_(self.vector, -(width**-0.5), width**-0.5)
 

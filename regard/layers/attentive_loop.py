@@ -19,6 +19,7 @@ from regard.layers.recurrence import reset_before, reset_before_back, reset_befo
 from regard.layers.time_order import TimeOrder
 from regard.native import LookStruct, library
 from regard.native.matrices import KINDS
+from regard.native.products import product
 from regard.sequences import Layout
 
 
@@ -132,7 +133,7 @@ class _Loop(torch.autograd.Function):
                 d.addmm_(d_query, query_weight)
             d_values = look.back_at_values(seen, d_mixed)
             d_hidden_weight = reset_before_weights(d_gates, gates, befores)
-            d_query_weight, d_context_weight = d_queries.t() @ befores, d_gates.t() @ contexts
+            d_query_weight, d_context_weight = product(d_queries.t(), befores), product(d_gates.t(), contexts)
         d_vector = look.d_vectors.sum(dim=0)
         d_keys = look.d_keys.to(keys.dtype)
         return d_gates, d_keys, d_values, d_hidden, d_query_weight, d_vector, d_context_weight, d_hidden_weight, None

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.native.products import Linear
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -24,8 +26,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, inner_width: int, activation: str = "relu", bias: bool = True) -> None:
         super().__init__()
         self.activation = activation
-        self.inner = nn.Linear(width, inner_width, bias)
-        self.output = nn.Linear(inner_width, width, bias)
+        self.inner = Linear(width, inner_width, bias)
+        self.output = Linear(inner_width, width, bias)
 
     def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
         output: Tensor = self.output(ACTIVATIONS[self.activation](self.inner(x)))
@@ -47,9 +49,9 @@ class GatedFeedForward(nn.Module):
     def __init__(self, width: int, inner_width: int, activation: str = "silu", bias: bool = False) -> None:
         super().__init__()
         self.activation = activation
-        self.gate = nn.Linear(width, inner_width, bias)
-        self.inner = nn.Linear(width, inner_width, bias)
-        self.output = nn.Linear(inner_width, width, bias)
+        self.gate = Linear(width, inner_width, bias)
+        self.inner = Linear(width, inner_width, bias)
+        self.output = Linear(inner_width, width, bias)
 
     def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
         output: Tensor = self.output(ACTIVATIONS[self.activation](self.gate(x)) * self.inner(x))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -20,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from regard.layers.time_order import TimeOrder
 from regard.native import LstmStruct, library
 from regard.native.matrices import KINDS, PRECISIONS, Matrix
+from regard.native.products import linear, product
 from regard.sequences import Sequences
 
 
@@ -37,7 +37,7 @@ def learned_lstm(
     """
     input_weight, hidden_weight, input_bias, hidden_bias = weights
     time = TimeOrder.of(x.layout, reverse)
-    inputs = F.linear(time.arrange(x.values), input_weight, input_bias + hidden_bias)
+    inputs = linear(time.arrange(x.values), input_weight, input_bias + hidden_bias)
     begun = [part[time.rows][: time.sizes[0]] for part in state]
     hiddens, cells = lstm_loop(inputs, hidden_weight, begun[0], begun[1], time.sizes)
     last = (x.layout.offsets[:-1] if reverse else x.layout.offsets[1:] - 1).clamp(0, x.layout.tokens - 1)
@@ -115,7 +115,7 @@ class _Loop(torch.autograd.Function):
                 torch.mul(slope[:, 3], d_h, out=d_four[:, 3])
                 d_c.mul_(gate[:, width : 2 * width])
                 torch.mm(d_gate, weight, out=d_h)
-            d_weight = d_gates.t() @ _before(hiddens, start, sizes)
+            d_weight = product(d_gates.t(), _before(hiddens, start, sizes))
         return d_gates, d_weight, d_hidden, d_cell, None
 
 
@@ -155,7 +155,7 @@ class _NativeLoop(torch.autograd.Function):
             arrays["d_cells"] = d_cells.float().contiguous()
         _run(weight.t(), ctx.sizes, gates.dtype, arrays, back=True)
         with torch.autocast(gates.device.type, enabled=False):
-            d_weight = d_gates.t() @ _before(hiddens, start.to(gates.dtype), ctx.sizes)
+            d_weight = product(d_gates.t(), _before(hiddens, start.to(gates.dtype), ctx.sizes))
         return d_gates, d_weight.to(weight.dtype), d_hidden, d_cell, None
 
 

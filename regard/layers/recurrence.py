@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from regard.layers.dropout import Dropout
 from regard.layers.lstm_loop import learned_lstm, learns_fast
 from regard.layers.time_order import TimeOrder
+from regard.native.products import linear, product
 from regard.sequences import Sequences
 
 
@@ -83,9 +83,9 @@ class LSTM(nn.Module):
         `output_gate`, `cell`, `hidden`; `output` is the hidden state again. `state` has one row.
         """
         hidden, cell = state or self.start(1, x)
-        inputs, found = F.linear(x, self.input_weight, self.input_bias), {}
+        inputs, found = linear(x, self.input_weight, self.input_bias), {}
         for position in _reading_order(len(x), queries, self.reverse):
-            gates = inputs[position] + F.linear(hidden, self.hidden_weight, self.hidden_bias)
+            gates = inputs[position] + linear(hidden, self.hidden_weight, self.hidden_bias)
             entering, forgetting, candidate, leaving = gates.chunk(4, dim=-1)
             i, f, g, o = entering.sigmoid(), forgetting.sigmoid(), candidate.tanh(), leaving.sigmoid()
             cell = f * cell + i * g
@@ -134,7 +134,7 @@ class GRU(nn.Module):
         self, x: Float[Tensor, "rows input_width"], state: Float[Tensor, "rows width"]
     ) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
         """One more token in each row."""
-        found = self.gates(F.linear(x, self.input_weight, self.input_bias), state)
+        found = self.gates(linear(x, self.input_weight, self.input_bias), state)
         return found["hidden"], found["hidden"]
 
     def gates(
@@ -143,12 +143,12 @@ class GRU(nn.Module):
         """One step by name, from the input's share of the gates: reset_gate, update_gate, candidate, hidden."""
         width = self.width
         if self.hidden_bias is None:
-            past = F.linear(hidden, self.hidden_weight[: 2 * width])
+            past = linear(hidden, self.hidden_weight[: 2 * width])
             r, z = (inputs[:, : 2 * width] + past).sigmoid().chunk(2, dim=-1)
-            candidate = (inputs[:, 2 * width :] + F.linear(r * hidden, self.hidden_weight[2 * width :])).tanh()
+            candidate = (inputs[:, 2 * width :] + linear(r * hidden, self.hidden_weight[2 * width :])).tanh()
             new = hidden + z * (candidate - hidden)
         else:
-            past = F.linear(hidden, self.hidden_weight, self.hidden_bias)
+            past = linear(hidden, self.hidden_weight, self.hidden_bias)
             r, z = (inputs + past)[:, : 2 * width].sigmoid().chunk(2, dim=-1)
             candidate = (inputs[:, 2 * width :] + r * past[:, 2 * width :]).tanh()
             new = candidate + z * (hidden - candidate)
@@ -161,7 +161,7 @@ class GRU(nn.Module):
         `hidden`; `output` is the hidden state again.
         """
         hidden = self.start(1, x) if state is None else state
-        inputs, found = F.linear(x, self.input_weight, self.input_bias), {}
+        inputs, found = linear(x, self.input_weight, self.input_bias), {}
         for position in _reading_order(len(x), queries, self.reverse):
             gates = self.gates(inputs[position : position + 1], hidden)
             hidden = gates["hidden"]
@@ -280,7 +280,7 @@ def _reset_before_gru(layer: GRU, x: Sequences, state: Tensor) -> tuple[Sequence
     if not x.layout.tokens:
         return x.with_values(x.values.new_zeros(0, layer.width)), state
     time = TimeOrder.of(x.layout, layer.reverse)
-    inputs = time.arrange(F.linear(x.values, layer.input_weight, layer.input_bias))
+    inputs = time.arrange(linear(x.values, layer.input_weight, layer.input_bias))
     begun = state[time.rows][: time.sizes[0]]
     hiddens: Tensor = _ResetBefore.apply(inputs, layer.hidden_weight, begun, time.sizes)  # type: ignore[no-untyped-call]
     output = x.with_values(time.restore(hiddens))
@@ -364,8 +364,8 @@ def reset_before_weights(
 ) -> Float[Tensor, "gates width"]:
     """The derivative of the hidden weight, over all tokens at once."""
     width = pasts.shape[1]
-    final = d_gates[:, 2 * width :].t() @ (gates[:, :width] * pasts)
-    return torch.cat([d_gates[:, : 2 * width].t() @ pasts, final])
+    final = product(d_gates[:, 2 * width :].t(), gates[:, :width] * pasts)
+    return torch.cat([product(d_gates[:, : 2 * width].t(), pasts), final])
 
 
 # --- small helpers ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regard.layers.blocks import EncoderLayer
 from regard.models.bert import Bert, BertConfig, Encoder, encoder_layer
+from regard.native.products import Linear
 from regard.sequences import Sequences
 
 
@@ -80,7 +81,7 @@ class SharedEncoder(Encoder):
     def __init__(self, config: AlbertConfig) -> None:
         nn.Module.__init__(self)
         self.weights_of = config.weights_of
-        self.widen = nn.Linear(config.embedding_size, config.hidden_size)
+        self.widen = Linear(config.embedding_size, config.hidden_size)
         layers: list[EncoderLayer] = []
         for number, first in enumerate(self.weights_of):
             layers.append(encoder_layer(config) if first == number else _again(layers[first]))

@@ -27,6 +27,7 @@ from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import ACTIVATIONS, FeedForward
 from regard.layers.positions import LearnedPositions
 from regard.models.base import Config, Model
+from regard.native.products import Linear, linear
 from regard.sequences import Layout, Sequences
 
 HeadName = Literal["masked_words", "next_sentence", "classification", "token_labels", "spans"]
@@ -237,7 +238,7 @@ class Pooler(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.dropout = Dropout(config.pooler_dropout)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.activation = torch.tanh if config.pooler == "tanh" else torch.relu
 
     def forward(self, first: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
@@ -255,10 +256,10 @@ class MaskedWordsHead(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         width = config.embedding_width
-        self.dense = nn.Linear(config.hidden_size, width)
+        self.dense = Linear(config.hidden_size, width)
         self.activation = config.hidden_act
         self.norm = nn.LayerNorm(width, config.layer_norm_eps)
-        self.output = None if config.tie_word_embeddings else nn.Linear(width, config.vocab_size, bias=False)
+        self.output = None if config.tie_word_embeddings else Linear(width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(
@@ -273,7 +274,7 @@ class MaskedWordsHead(nn.Module):
         dense = self.dense(hidden)
         activated = ACTIVATIONS[self.activation](dense)
         norm = self.norm(activated)
-        output = F.linear(norm, words if self.output is None else self.output.weight, self.bias)
+        output = linear(norm, words if self.output is None else self.output.weight, self.bias)
         return {"dense": dense, "activated": activated, "norm": norm, "output": output}
 
 
@@ -283,7 +284,7 @@ class LinearHead(nn.Module):
     def __init__(self, width: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.output = nn.Linear(width, outputs)
+        self.output = Linear(width, outputs)
 
     def forward(self, x: Float[Tensor, "places width"]) -> Float[Tensor, "places outputs"]:
         scores: Tensor = self.output(self.dropout(x))

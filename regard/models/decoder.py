@@ -17,6 +17,7 @@ from regard.attention import KeyValueCache, Mask, cache_of, causal_mask, empty_c
 from regard.errors import RegardError
 from regard.layers.blocks import EncoderLayer
 from regard.models.base import Model
+from regard.native.products import linear
 from regard.sequences import Layout, Sequences
 
 
@@ -56,7 +57,7 @@ class DecoderModel(Model):
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """Scores of every word of the vocabulary."""
-        return F.linear(hidden, (self.output or self.embedding).weight)
+        return linear(hidden, (self.output or self.embedding).weight)
 
     # What generation knows of a model: start and step here, select on the state.
 

@@ -30,6 +30,7 @@ from regard.layers.feed_forward import FeedForward
 from regard.layers.positions import LearnedPositions
 from regard.models.base import Config
 from regard.models.decoder import DecoderModel, language_model_loss, last_of_each
+from regard.native.products import Linear
 from regard.sequences import Sequences
 
 
@@ -104,7 +105,7 @@ class GPT(DecoderModel):
         self.positions = LearnedPositions(config.n_positions, config.n_embd)
         self.dropout = Dropout(config.embd_pdrop)
         self.decoder = Decoder(config)
-        self.output = None if config.tie_word_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.output = None if config.tie_word_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
         self.classifier = ExtractHead(config) if config.labels else None
         self._initialise()
 
@@ -180,7 +181,7 @@ class ExtractHead(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.dropout = Dropout(config.classifier_dropout)
-        self.output = nn.Linear(config.n_embd, len(config.labels), bias=config.classifier_bias)
+        self.output = Linear(config.n_embd, len(config.labels), bias=config.classifier_bias)
 
     def forward(self, extracted: Float[Tensor, "rows width"]) -> Float[Tensor, "rows labels"]:
         scores: Tensor = self.output(self.dropout(extracted))

@@ -23,6 +23,7 @@ from regard.layers.feed_forward import GatedFeedForward
 from regard.layers.positions import RotaryPositions, RotaryScaling
 from regard.models.base import Config
 from regard.models.decoder import DecoderModel
+from regard.native.products import Linear
 from regard.sequences import Sequences
 
 
@@ -129,7 +130,7 @@ class Llama(DecoderModel):
         self.dropout = Dropout(config.resid_pdrop)
         self.decoder = Decoder(config)
         tied = config.tie_word_embeddings
-        self.output = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.output = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False)
         self._initialise()
 
     @torch.no_grad()

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from regard.layers.dropout import Dropout
 from regard.layers.recurrence import GRU, Bidirectional
 from regard.layers.time_order import TimeOrder
 from regard.models.base import Config, Model
+from regard.native.products import Linear, linear
 from regard.sequences import Layout, Sequences
 
 
@@ -76,7 +76,7 @@ class RNNSearch(Model):
         self.dropout = Dropout(config.dropout)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.output = nn.Linear(config.maxout_size, config.target_vocab_size or config.vocab_size)
+        self.output = Linear(config.maxout_size, config.target_vocab_size or config.vocab_size)
         self._initialise()
 
     def forward(self, source: Sequences, target: Sequences) -> Float[Tensor, "tokens vocabulary"]:
@@ -174,7 +174,7 @@ class AttentiveLayer(nn.Module):
     def __init__(self, config: RNNSearchConfig) -> None:
         super().__init__()
         embedding, width = config.embedding_size, config.hidden_size
-        self.initial = nn.Linear(width, width)
+        self.initial = Linear(width, width)
         self.attention = AdditiveAttention(width, 2 * width, config.attention_size)
         self.gru = GRU(embedding + 2 * width, width, reset_before=True)
         self.readout = Maxout(width + embedding + 2 * width, config.maxout_size)
@@ -186,7 +186,7 @@ class AttentiveLayer(nn.Module):
         time = TimeOrder.of(x.layout)
         arranged = time.arrange(x.values)
         embedding_weight, context_weight = self._input_weights()
-        inputs = F.linear(arranged, embedding_weight, self.gru.input_bias)
+        inputs = linear(arranged, embedding_weight, self.gru.input_bias)
         if loops_fast(inputs):
             attention = self.attention
             weights = Weights(attention.query.weight, attention.vector, context_weight, self.gru.hidden_weight)
@@ -212,7 +212,7 @@ class AttentiveLayer(nn.Module):
             context = self.attention.step(state.hidden, state.keys, state.values, state.mask)
             befores.append(state.hidden)
             contexts.append(context)
-            gates = self.gru.gates(entering + F.linear(context, context_weight), state.hidden)
+            gates = self.gru.gates(entering + linear(context, context_weight), state.hidden)
             state = state.after(gates["hidden"])
         return torch.cat(befores), torch.cat(contexts)
 
@@ -247,7 +247,7 @@ class AttentiveLayer(nn.Module):
         gates: list[dict[str, Tensor]] = []
         for token in x[: max(range(len(x))[queries], default=-1) + 1]:
             context = self.attention.steps(states[-1], memory)["output"]
-            inputs = F.linear(torch.cat([token[None], context], dim=-1), self.gru.input_weight, self.gru.input_bias)
+            inputs = linear(torch.cat([token[None], context], dim=-1), self.gru.input_weight, self.gru.input_bias)
             gates.append(self.gru.gates(inputs, states[-1]))
             states.append(gates[-1]["hidden"])
         chosen = range(len(x))[queries]
@@ -278,7 +278,7 @@ class Maxout(nn.Module):
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
         self.width = width
-        self.inner = nn.Linear(input_width, 2 * width)
+        self.inner = Linear(input_width, 2 * width)
 
     def forward(self, x: Float[Tensor, "tokens input_width"]) -> Float[Tensor, "tokens width"]:
         pairs: Tensor = self.inner(x).unflatten(-1, (self.width, 2))

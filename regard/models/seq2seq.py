@@ -22,6 +22,7 @@ from regard.errors import RegardError
 from regard.layers.dropout import Dropout
 from regard.layers.recurrence import LSTM, LSTMState
 from regard.models.base import Config, Model
+from regard.native.products import Linear
 from regard.sequences import Sequences
 
 
@@ -76,7 +77,7 @@ class Seq2Seq(Model):
         self.dropout = Dropout(config.dropout)
         self.encoder = Stack(config, config.reverse_source)
         self.decoder = Stack(config, reverse=False)
-        self.output = nn.Linear(config.hidden_size, config.target_vocab_size or config.vocab_size)
+        self.output = Linear(config.hidden_size, config.target_vocab_size or config.vocab_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)
 

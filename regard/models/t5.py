@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.layers.positions import RelativePositions
 from regard.models.base import Config, Model
 from regard.models.transformer import DecoderState, Transformer
+from regard.native.products import Linear, linear
 from regard.sequences import Sequences
 
 
@@ -83,7 +83,7 @@ class T5(Transformer):
         self.encoder = Encoder(config)  # type: ignore[assignment]
         self.decoder = Decoder(config)  # type: ignore[assignment]
         tied = config.tie_word_embeddings
-        self.output = None if tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.output = None if tied else Linear(config.d_model, config.vocab_size, bias=False)
         self._initialise()
 
     def embed(self, source: Sequences) -> Sequences:
@@ -111,7 +111,7 @@ class T5(Transformer):
         if self.output is not None:
             scores: Tensor = self.output(hidden)
             return scores
-        return F.linear(hidden * self.config.d_model**-0.5, self.embedding.weight)
+        return linear(hidden * self.config.d_model**-0.5, self.embedding.weight)
 
     def step_mask(self, state: DecoderState, count: int = 1) -> Mask | None:
         """All that came before may be seen; what is added to the scores tells how far back it is."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import FeedForward
 from regard.layers.positions import LearnedPositions, SinusoidalPositions
 from regard.models.base import Config, Model
+from regard.native.products import linear
 from regard.sequences import Layout, Sequences
 
 
@@ -153,7 +153,7 @@ class Transformer(Model):
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """Scores of every word of the vocabulary: dot products with the embedding matrix."""
-        return F.linear(hidden, self.embedding.weight, self.output_bias)
+        return linear(hidden, self.embedding.weight, self.output_bias)
 
     # What generation knows of a model: start and step here, select on the state.
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from regard.errors import RegardError
 from regard.layers.dropout import Dropout
 from regard.layers.recurrence import LSTM, EmbeddingDropout, LockedDropout, LSTMState
 from regard.models.base import Config, Model
+from regard.native.products import Linear, linear
 from regard.sequences import Sequences
 
 
@@ -170,7 +170,7 @@ class AwdLstm(Model):
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """Scores of every word of the vocabulary."""
         weight = self.encoder.embedding.weight if self.output_weight is None else self.output_weight
-        return F.linear(hidden, weight, self.output_bias)
+        return linear(hidden, weight, self.output_bias)
 
     # What generation knows of a model: start and step here, select on the state.
 
@@ -326,7 +326,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(input_width)
         self.dropout = Dropout(dropout)
-        self.linear = nn.Linear(input_width, width, bias=False)
+        self.linear = Linear(input_width, width, bias=False)
         self.activation = nn.ReLU() if relu else nn.Identity()
 
     def forward(self, x: Float[Tensor, "rows input_width"]) -> Float[Tensor, "rows width"]:

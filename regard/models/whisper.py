@@ -29,6 +29,7 @@ from regard.layers.feed_forward import FeedForward
 from regard.layers.positions import LearnedPositions, SinusoidalPositions
 from regard.models.base import Config, Model
 from regard.models.transformer import DecoderState, Transformer
+from regard.native.products import linear
 from regard.sequences import Sequences
 
 
@@ -136,7 +137,7 @@ class Whisper(Transformer):
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """Scores of every word of the vocabulary: dot products with the embedding matrix."""
-        return F.linear(hidden, self.embedding.weight)
+        return linear(hidden, self.embedding.weight)
 
     def source_steps(self, sound: Float[Tensor, "positions 2 bands"]) -> dict[str, Tensor]:
         """What `embed` does to one recording, by name; each vector is made of its neighbours' spectra too."""

@@ -96,6 +96,21 @@ class ObjectiveStruct(Structure):
     )
 
 
+class ProductStruct(Structure):
+    """`Product` of product.h."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("rows", "columns", "depth", "threads")),
+        ("a", c_void_p),
+        ("a_row", c_int64),
+        ("a_depth", c_int64),
+        ("b", c_void_p),
+        ("b_depth", c_int64),
+        ("b_column", c_int64),
+        *((name, c_void_p) for name in ("bias", "c", "strips")),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernels; None where they were not built, or were built for another processor."""
@@ -107,13 +122,14 @@ def library() -> ctypes.CDLL | None:
     except OSError:
         return None
     found.regard_needs.restype = c_char_p
-    if not set(found.regard_needs().decode().split()) <= _processor() or not found.regard_begin():
+    if not set(found.regard_needs().decode().split()) <= processor() or not found.regard_begin():
         return None
     found.regard_run.argtypes = (POINTER(OperationStruct), c_int32, POINTER(CallStruct))
     found.regard_run.restype = None
     found.regard_lstm.argtypes, found.regard_lstm.restype = (POINTER(LstmStruct), c_int32), None
     found.regard_look.argtypes, found.regard_look.restype = (POINTER(LookStruct), c_int32), None
     found.regard_objective.argtypes, found.regard_objective.restype = (POINTER(ObjectiveStruct),), None
+    found.regard_product.argtypes, found.regard_product.restype = (POINTER(ProductStruct),), None
     found.regard_pack_int8.argtypes, found.regard_pack_int8.restype = (
         (c_void_p, *(c_int32,) * 3, *(c_void_p,) * 2),
         None,
@@ -137,11 +153,13 @@ def _share_threads() -> bool:
     return False
 
 
-def _processor() -> set[str]:
-    """What the processor can do, in the words of Linux."""
+@cache
+def processor() -> set[str]:
+    """What the processor can do, and who made it, in the words of Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
     flags = next((line for line in lines if line.startswith("flags")), "")
-    return set(flags.split()) | {platform.machine()}
+    vendor = next((line for line in lines if line.startswith("vendor_id")), "")
+    return set(flags.split()) | set(vendor.split()[-1:]) | {platform.machine()}

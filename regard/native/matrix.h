@@ -175,28 +175,36 @@ inline void float_rows(const Matrix& m, const Rows& x, int row, int block, const
     }
 }
 
+ALWAYS Lanes add_pairs(Lanes sums, int32_t two, const char* weights) {  // 2 inputs times 16 outputs, all bfloat16
+#if defined(__AVX512BF16__)
+    return (Lanes)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(two), (__m512bh)_mm512_loadu_si512(weights));
+#else
+    IntLanes both = *(const LooseIntLanes*)weights;
+    Lanes first = (Lanes)(both << 16), second = (Lanes)(both & int32_t(0xffff0000));
+    uint32_t a = uint32_t(two) << 16, b = uint32_t(two) & 0xffff0000u;
+    float x0, x1;
+    memcpy(&x0, &a, 4); memcpy(&x1, &b, 4);
+    return sums + (first * x0 + second * x1);
+#endif
+}
+
 template <int A, int R>
-inline void bfloat_rows(const Matrix& m, const Rows& x, int row, int block, const Output& out) {
+inline void bfloat_rows(const Matrix& m, const Rows& x, int row, int block, const Output& out) {  // likewise
     const char* w = (const char*)m.blocks + int64_t(block) * m.padded_inputs * 32;
+    const char* w1 = w + int64_t(m.padded_inputs) * 32;
     const uint16_t* in = (const uint16_t*)x.rounded + int64_t(row) * m.padded_inputs;
-    Lanes sums[R] = {};
+    Lanes sums[R] = {}, more[R] = {};
     for (int pair = 0; pair < m.padded_inputs / 2; pair++) {
         for (int r = 0; r < R; r++) {
             int32_t two;
             memcpy(&two, in + int64_t(r) * m.padded_inputs + 2 * pair, 4);
-#if defined(__AVX512BF16__)
-            sums[r] = (Lanes)_mm512_dpbf16_ps((__m512)sums[r], (__m512bh)_mm512_set1_epi32(two), (__m512bh)_mm512_loadu_si512(w + pair * 64));
-#else
-            IntLanes both = *(const LooseIntLanes*)(w + pair * 64);
-            Lanes first = (Lanes)(both << 16), second = (Lanes)(both & int32_t(0xffff0000));
-            uint32_t a = uint32_t(two) << 16, b = uint32_t(two) & 0xffff0000u;
-            float x0, x1;
-            memcpy(&x0, &a, 4); memcpy(&x1, &b, 4);
-            sums[r] += first * x0 + second * x1;
-#endif
+            sums[r] = add_pairs(sums[r], two, w + pair * 64), more[r] = add_pairs(more[r], two, w1 + pair * 64);
         }
     }
-    for (int r = 0; r < R; r++) finish<A>(sums[r], m, block, out, row + r);
+    for (int r = 0; r < R; r++) {
+        finish<A>(sums[r], m, block, out, row + r);
+        if ((block + 1) * 16 < m.outputs) finish<A>(more[r], m, block + 1, out, row + r);
+    }
 }
 
 template <int A, int R>
@@ -305,9 +313,10 @@ inline void product_as(const Matrix& m, const Rows& x, int begin, int end, const
         return m.kind == INT8 ? tile_product<A, true>(m, x, begin, end, out) : tile_product<A, false>(m, x, begin, end, out);
     }
 #endif
-    int blocks = (m.outputs + 15) / 16, step = m.kind == FLOAT32 ? 2 : 1;
+    int blocks = (m.outputs + 15) / 16, step = m.kind == INT8 ? 1 : 2;
     for (int block = begin; block < (end < blocks ? end : blocks); block += step) {
         int row = 0;
+        for (; m.kind != INT8 && row + 12 <= x.count && row + 16 != x.count; row += 12) some_rows<A, 12>(m, x, row, block, out);
         for (; row + 8 <= x.count; row += 8) some_rows<A, 8>(m, x, row, block, out);
         for (; row + 4 <= x.count; row += 4) some_rows<A, 4>(m, x, row, block, out);
         for (; row + 2 <= x.count; row += 2) some_rows<A, 2>(m, x, row, block, out);

@@ -13,6 +13,7 @@
 #include "recurrence.h"
 #include "lstm.h"
 #include "objective.h"
+#include "product.h"
 #include "texts.h"
 
 // --- products ----------------------------------------------------------------------------------------------------------
@@ -380,6 +381,10 @@ void regard_objective(const Objective* call) {
     together(call->threads, [=](int thread, int threads) {
         call->kind == FLOAT32 ? objective<float>(*call, thread, threads) : objective<uint16_t>(*call, thread, threads);
     });
+}
+
+void regard_product(const Product* call) {
+    together(call->threads, [=](int thread, int threads) { dense::run(*call, thread, threads); });
 }
 
 // Lay a matrix (outputs, inputs) out in blocks; `sums` as int8 needs them. All arrays are padded, and zero where nothing is.

@@ -1,0 +1,97 @@
+"""Products in native code, held to those in float64 and to PyTorch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard.native import library, products
+from regard.native.products import Linear, linear, product
+
+SIZES = st.integers(1, 300)
+
+
+@pytest.fixture(autouse=True)
+def with_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors too where PyTorch's products are faster, and for small ones."""
+    if library() is None:
+        pytest.skip("no kernels were built here")
+    monkeypatch.setattr(products, "_WORTH", 1)
+    monkeypatch.setattr(products, "_has_kernel", lambda: True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@given(rows=SIZES, depth=st.integers(1, 600), columns=SIZES, across=st.booleans(), back=st.booleans())
+def test_products_are_as_exact_as_those_of_pytorch(
+    threads: int, rows: int, depth: int, columns: int, across: bool, back: bool
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    a = torch.randn(depth, rows).t() if across else torch.randn(rows, depth)
+    b = torch.randn(columns, depth).t() if back else torch.randn(depth, columns)
+    exact = a.double() @ b.double()
+    try:
+        torch.testing.assert_close(product(a, b).double(), exact, rtol=0, atol=3e-6 * depth**0.5 + 1e-7 * depth)
+    finally:
+        torch.set_num_threads(before)
+
+
+@given(rows=SIZES, inputs=SIZES, outputs=SIZES, biased=st.booleans())
+def test_a_linear_map_and_its_gradients(rows: int, inputs: int, outputs: int, biased: bool) -> None:
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    bias = torch.randn(outputs) if biased else None
+    upstream = torch.randn(rows, outputs)
+    found = []
+    for compute, dtype in ((linear, torch.float32), (F.linear, torch.float64)):
+        parts = [part.detach().to(dtype).requires_grad_() for part in (x, weight, bias) if part is not None]
+        y = compute(*parts)
+        assert ("_Linear" in type(y.grad_fn).__name__) == (compute is linear)
+        found.append([y.double(), *(part.double() for part in torch.autograd.grad(y, parts, upstream.to(dtype)))])
+    for ours, exact in zip(*found, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-5, atol=2e-4)
+
+
+def test_a_row_comes_to_the_same_whatever_lies_beside_it() -> None:
+    x, layer = torch.randn(100, 70), Linear(70, 50)
+    assert torch.equal(layer(x)[17:40], layer(x[17:40]))
+
+
+def test_leading_dimensions_and_frozen_parts() -> None:
+    x, layer = torch.randn(3, 4, 70), Linear(70, 50)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer(x).shape == (3, 4, 50)
+    assert layer.weight.grad is None
+    torch.testing.assert_close(layer.bias.grad, torch.full((50,), 12.0))
+
+
+def test_views_without_a_dense_side_are_copied() -> None:
+    a, b = torch.randn(60, 80)[::2, ::2], torch.randn(80, 60)[::2, ::2]
+    torch.testing.assert_close(product(a, b), a @ b)
+    torch.testing.assert_close(product(a, torch.ones(1, 1).expand(40, 9)), a @ torch.ones(40, 9))
+
+
+@pytest.mark.parametrize("what", ["answers", "autocast", "float64", "meta"])
+def test_elsewhere_it_is_pytorchs_own(what: str) -> None:
+    """And a number that is none spreads as it does there."""
+    x, weight = torch.randn(40, 30), torch.randn(20, 30, requires_grad=what != "answers")
+    if what == "float64":
+        x, weight = x.double(), weight.detach().double().requires_grad_()
+    if what == "meta":
+        x, weight = x.to("meta"), weight.detach().to("meta").requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=what == "autocast"):
+        found, wanted = linear(x, weight), F.linear(x, weight)
+    assert "_Linear" not in type(found.grad_fn).__name__
+    assert found.dtype == wanted.dtype
+    assert what == "meta" or torch.equal(found, wanted)
+
+
+def test_what_is_not_finite_spreads() -> None:
+    x = torch.randn(40, 30)
+    x[3, 4] = float("nan")
+    x[5, 6] = float("inf")
+    found = product(x, torch.randn(30, 20))
+    assert found[3].isnan().all()
+    assert not found[5].isfinite().any()
+    assert found[[0, 1, 2, 4, *range(6, 40)]].isfinite().all()
