@@ -94,9 +94,10 @@ inline void lstm_back(const Lstm& call, int thread, int threads) {
             const float* __restrict d_after = call.d_hidden + here;
             float* __restrict d_cell = call.d_cell + here;
             T *__restrict d_gate = (T*)call.d_gates + 4 * at, *__restrict next = rounded_row<T>(call, row);
-            const T* __restrict given = (const T*)call.d_hiddens + at;
-            const float* __restrict also = call.d_cells + at;
             const bool is_given = call.d_hiddens != nullptr, is_also = call.d_cells != nullptr;
+            // Where nothing is given the masked loads still point at memory: at none they would be slow.
+            const T* given = is_given ? (const T*)call.d_hiddens + at : gate;
+            const float* also = is_also ? call.d_cells + at : cell;
 #pragma omp simd
             for (int k = mine.begin; k < mine.end; k++) {
                 float i = wide(gate[k]), f = wide(gate[width + k]), g = wide(gate[2 * width + k]), o = wide(gate[3 * width + k]);
