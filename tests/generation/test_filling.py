@@ -103,12 +103,12 @@ def test_workers_share_the_texts_and_tell_what_went_wrong():
     alone = [search(engine.with_threads(1), Sequences.of_ids([text]), how)[0] for text in texts]
     found = dict(searched(engine, texts, how, most=4))
     assert [[one.tokens for one in found[place]] for place in range(30)] == [[o.tokens for o in one] for one in alone]
-    threads = torch.get_num_threads()
+    threads, running = torch.get_num_threads(), threading.active_count()  # other tests leave threads of theirs
     some = searched(engine, texts, how, most=4)
     next(some)
     some.close()
     assert torch.get_num_threads() == threads
-    assert threading.active_count() < 10
+    assert threading.active_count() <= running
     with pytest.raises(RegardError, match="leaves no room"):
         list(searched(engine, [*texts, [5] * 60], how))
 
