@@ -73,7 +73,7 @@ def main() -> None:
     if options.keep:
         command = " ".join(["python benchmarks/products.py", *sys.argv[1:]])
         lines = [
-            f"GFLOP/s with {options.threads} thread(s); 2,048 tokens; error: the largest, over the largest value.",
+            f"GFLOP/s with {options.threads} thread(s), {TOKENS:,} tokens; error: the largest, over the largest value.",
             "",
             *lines,
         ]

@@ -66,7 +66,7 @@ def test_leading_dimensions_and_frozen_parts() -> None:
     torch.testing.assert_close(layer.bias.grad, torch.full((50,), 12.0))
 
 
-def test_views_without_a_dense_side_are_copied() -> None:
+def test_views_are_taken_as_they_lie() -> None:
     a, b = torch.randn(60, 80)[::2, ::2], torch.randn(80, 60)[::2, ::2]
     torch.testing.assert_close(product(a, b), a @ b)
     torch.testing.assert_close(product(a, torch.ones(1, 1).expand(40, 9)), a @ torch.ones(40, 9))
@@ -74,7 +74,6 @@ def test_views_without_a_dense_side_are_copied() -> None:
 
 @pytest.mark.parametrize("what", ["answers", "autocast", "float64", "meta"])
 def test_elsewhere_it_is_pytorchs_own(what: str) -> None:
-    """And a number that is none spreads as it does there."""
     x, weight = torch.randn(40, 30), torch.randn(20, 30, requires_grad=what != "answers")
     if what == "float64":
         x, weight = x.double(), weight.detach().double().requires_grad_()
@@ -88,6 +87,7 @@ def test_elsewhere_it_is_pytorchs_own(what: str) -> None:
 
 
 def test_what_is_not_finite_spreads() -> None:
+    """Over its row, as in PyTorch."""
     x = torch.randn(40, 30)
     x[3, 4] = float("nan")
     x[5, 6] = float("inf")

@@ -1,5 +1,5 @@
 // C = A B + bias in float32: the products of training, for processors on which those of PyTorch stay far below the peak
-// (regard/native/products.py). A and B may be given transposed.
+// (regard/native/products.py). A and B are read as they lie, transposed or not.
 //
 // As in Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication": B is laid out in strips of 32
 // columns, a block of A in strips of 14 rows, and 14 x 32 sums stay in registers while a strip of each goes by. What a
@@ -9,7 +9,7 @@
 
 struct Product {
     int32_t rows, columns, depth, threads;
-    const float* a;     // (rows, depth) with these strides; one of them is 1
+    const float* a;     // (rows, depth) with these strides; fast where one of them is 1
     int64_t a_row, a_depth;
     const float* b;     // (depth, columns), likewise
     int64_t b_depth, b_column;

@@ -46,6 +46,32 @@ def product(a: Float[Tensor, "rows depth"], b: Float[Tensor, "depth columns"]) -
     return multiplied(a, b) if _is_faster(a.numel() * b.shape[1], a, b) else a @ b
 
 
+def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a b + bias in native code, whatever is faster: float32 on the CPU, views as they lie; there are kernels."""
+    native = library()
+    assert native is not None
+    c = a.new_empty(len(a), b.shape[1])
+    strips = a.new_empty(len(b) * -(-b.shape[1] // 32) * 32)
+    bias = None if bias is None else bias.contiguous()
+    call = ProductStruct(
+        rows=len(a),
+        columns=b.shape[1],
+        depth=len(b),
+        threads=torch.get_num_threads(),
+        a=a.data_ptr(),
+        a_row=a.stride(0),
+        a_depth=a.stride(1),
+        b=b.data_ptr(),
+        b_depth=b.stride(0),
+        b_column=b.stride(1),
+        bias=None if bias is None else bias.data_ptr(),
+        c=c.data_ptr(),
+        strips=strips.data_ptr(),
+    )
+    native.regard_product(ctypes.byref(call))
+    return c
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -84,35 +110,3 @@ def _is_faster(multiplications: int, *given: Tensor) -> bool:
 def _has_kernel() -> bool:
     native = library()
     return native is not None and "avx512f" in native.regard_needs().decode() and "GenuineIntel" not in processor()
-
-
-def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b + bias in native code, whatever is faster: float32, on the CPU; there are kernels."""
-    native = library()
-    assert native is not None
-    a, b = _lying(a), _lying(b)
-    c = a.new_empty(len(a), b.shape[1])
-    strips = a.new_empty(len(b) * -(-b.shape[1] // 32) * 32)
-    bias = None if bias is None else bias.contiguous()
-    call = ProductStruct(
-        rows=len(a),
-        columns=b.shape[1],
-        depth=len(b),
-        threads=torch.get_num_threads(),
-        a=a.data_ptr(),
-        a_row=a.stride(0),
-        a_depth=a.stride(1),
-        b=b.data_ptr(),
-        b_depth=b.stride(0),
-        b_column=b.stride(1),
-        bias=None if bias is None else bias.data_ptr(),
-        c=c.data_ptr(),
-        strips=strips.data_ptr(),
-    )
-    native.regard_product(ctypes.byref(call))
-    return c
-
-
-def _lying(matrix: Tensor) -> Tensor:
-    """As it is if rows or columns lie together, else a copy."""
-    return matrix if 1 in matrix.stride() else matrix.contiguous()

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
@@ -26,6 +25,7 @@ from regard.attention import MultiHeadAttention
 from regard.errors import RegardError
 from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.layers.positions import RelativePositions
+from regard.native.products import linear
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _cut_attention(attention: MultiHeadAttention, mesh: DeviceMesh) -> Turned:
 def _projected(projection: nn.Linear, mesh: DeviceMesh, rows: slice, x: Tensor) -> Tensor:
     """Some rows of this process's part of the projection, of a vector that all processes have."""
     weight, bias = _here(projection.weight), None if projection.bias is None else _here(projection.bias)
-    return F.linear(_entering(x, mesh), weight[rows], None if bias is None else bias[rows])
+    return linear(_entering(x, mesh), weight[rows], None if bias is None else bias[rows])
 
 
 def _own_heads(mesh: DeviceMesh, _: nn.Module, __: Any, added: Tensor) -> Tensor:
