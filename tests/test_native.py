@@ -72,15 +72,48 @@ def test_views_are_taken_as_they_lie() -> None:
     torch.testing.assert_close(product(a, torch.ones(1, 1).expand(40, 9)), a @ torch.ones(40, 9))
 
 
-@pytest.mark.parametrize("what", ["answers", "autocast", "float64", "meta"])
+@given(rows=st.integers(1, 200), inputs=SIZES, outputs=SIZES, biased=st.booleans(), wide=st.booleans())
+def test_in_bfloat16_it_is_pytorchs_with_rows_of_zeros(
+    rows: int, inputs: int, outputs: int, biased: bool, wide: bool
+) -> None:
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    parts = [x if wide else x.bfloat16(), weight, *([torch.randn(outputs)] if biased else [])]
+    upstream, found = torch.randn(rows, outputs).bfloat16(), []
+    for compute in (linear, F.linear):
+        given = [part.detach().requires_grad_() for part in parts]
+        with torch.autocast("cpu", torch.bfloat16):
+            y = compute(*given)
+        assert y.dtype == torch.bfloat16
+        assert ("FewSizes" in type(y.grad_fn).__name__) == (compute is linear)
+        found.append([y, *torch.autograd.grad(y, given, upstream)])
+    for ours, theirs, part in zip(*found, [found[0][0], *parts], strict=True):
+        assert ours.dtype == part.dtype
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2 * max(inputs, outputs, rows) ** 0.5)
+
+
+def test_ragged_batches_meet_few_numbers_of_rows() -> None:
+    counts = {len(products._filled(torch.zeros(rows, 1))) for rows in range(1, 4097)}
+    assert len(counts) <= 16 * 5
+    for rows in range(1, 4097, 7):
+        filled = products._filled(torch.ones(rows, 1))
+        assert rows <= len(filled) < max(rows + 16, rows * 17 / 16 + 1)
+        assert filled.sum() == rows
+
+
+def test_derivatives_in_bfloat16_add_up_over_tokens() -> None:
+    a, b = torch.randn(33, 50).bfloat16(), torch.randn(33, 40).bfloat16()
+    torch.testing.assert_close(product(a.t(), b), a.t() @ b, rtol=2e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("what", ["answers", "float64", "meta"])
 def test_elsewhere_it_is_pytorchs_own(what: str) -> None:
     x, weight = torch.randn(40, 30), torch.randn(20, 30, requires_grad=what != "answers")
     if what == "float64":
         x, weight = x.double(), weight.detach().double().requires_grad_()
     if what == "meta":
         x, weight = x.to("meta"), weight.detach().to("meta").requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=what == "autocast"):
-        found, wanted = linear(x, weight), F.linear(x, weight)
+    found, wanted = linear(x, weight), F.linear(x, weight)
     assert "_Linear" not in type(found.grad_fn).__name__
     assert found.dtype == wanted.dtype
     assert what == "meta" or torch.equal(found, wanted)

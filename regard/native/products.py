@@ -1,7 +1,11 @@
-"""Matrix products that learn, in float32: native code on processors where that of PyTorch stays far below the peak.
+"""Matrix products that learn, on a CPU, where PyTorch's own stay far below what is possible.
 
-PyTorch multiplies float32 matrices with Intel's library, which reaches the peak on Intel's processors and less than
-half of it on others. There `product.h` is twice as fast. (docs/log.md, "Training beside peers")
+float32: PyTorch multiplies with Intel's library, which reaches the peak on Intel's processors and less than half of it
+on others. There `product.h` is twice as fast.
+
+bfloat16: PyTorch compiles a kernel for each number of rows, which takes as long as the product or longer, and keeps it.
+Ragged batches have a new number of tokens at each step; here rows of zeros make it one of few.
+(docs/log.md, "Training beside peers")
 """
 
 from __future__ import annotations
@@ -33,17 +37,27 @@ def linear(
     weight: Float[Tensor, "outputs inputs"],
     bias: Float[Tensor, "outputs"] | None = None,
 ) -> Float[Tensor, "*batch outputs"]:
-    """x W^T + b, as `torch.nn.functional.linear`."""
+    """x W^T + b, as `torch.nn.functional.linear`, under autocast too."""
     given = (x, weight) if bias is None else (x, weight, bias)
-    if not (_learns(given) and _is_faster(x.numel() * len(weight), *given)):
+    is_large = x.numel() * len(weight) >= _WORTH
+    if is_large and _learns(given) and _is_faster(*given):
+        way: type[torch.autograd.Function] = _Linear
+    elif is_large and _is_compiled_anew(*given):
+        way = _LinearOfFewSizes
+    else:
         return F.linear(x, weight, bias)
-    found: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+    found: Tensor = way.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return found if x.dim() == 2 else found.view(*x.shape[:-1], -1)
 
 
-def product(a: Float[Tensor, "rows depth"], b: Float[Tensor, "depth columns"]) -> Float[Tensor, "rows columns"]:
+def product(a: Float[Tensor, "rows tokens"], b: Float[Tensor, "tokens columns"]) -> Float[Tensor, "rows columns"]:
     """a b, without gradient: what the derivatives of layers are computed with."""
-    return multiplied(a, b) if _is_faster(a.numel() * b.shape[1], a, b) else a @ b
+    if a.numel() * b.shape[1] >= _WORTH and _are_plain((a, b)):
+        if _is_faster(a, b):
+            return multiplied(a, b)
+        if a.dtype == b.dtype == torch.bfloat16:
+            return _filled(a.t()).t() @ _filled(b)
+    return a @ b
 
 
 def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -90,20 +104,72 @@ class _Linear(torch.autograd.Function):
         )
 
 
+class _LinearOfFewSizes(torch.autograd.Function):
+    """In bfloat16, as autocast has it, with rows of zeros up to one of few numbers of rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.dtypes = [None if part is None else part.dtype for part in (x, weight, bias)]
+        filled = _filled(x)
+        ctx.save_for_backward(filled, weight)  # not its copy: of a matrix that many layers share there would be many
+        with torch.autocast("cpu", enabled=False):
+            return F.linear(filled, weight.bfloat16(), None if bias is None else bias.bfloat16())[: len(x)]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        of_x, of_weight, of_bias = ctx.dtypes
+        filled = _filled(gradient) if to_x or to_weight else gradient
+        with torch.autocast("cpu", enabled=False):
+            return (
+                (filled @ weight.bfloat16())[: len(gradient)].to(of_x) if to_x else None,
+                (filled.t() @ x).to(of_weight) if to_weight else None,
+                gradient.sum(dim=0).to(of_bias) if to_bias else None,
+            )
+
+
+def _filled(x: Float[Tensor, "rows width"]) -> Float[Tensor, "more width"]:
+    """In bfloat16, with rows of zeros below, up to one of at most 16 numbers from one power of two to the next."""
+    rows, unit = len(x), max(16, 1 << max(0, len(x).bit_length() - 5))
+    more = -(-rows // unit) * unit
+    if more == rows:
+        return x.bfloat16()
+    found = x.new_empty(more, x.shape[1], dtype=torch.bfloat16)
+    found[:rows] = x
+    found[rows:] = 0
+    return found
+
+
 def _learns(given: tuple[Tensor, ...]) -> bool:
     return torch.is_grad_enabled() and any(part.requires_grad for part in given)
 
 
-def _is_faster(multiplications: int, *given: Tensor) -> bool:
-    """Only for plain tensors of one kind: what wraps or traces them, or casts them, knows PyTorch's products only."""
+def _is_faster(*given: Tensor) -> bool:
+    """Whether native code is: for float32."""
     return (
-        multiplications >= _WORTH
-        and _has_kernel()
-        and all(type(part) in (Tensor, nn.Parameter) for part in given)
-        and all(part.device.type == "cpu" and part.dtype == torch.float32 for part in given)
+        _has_kernel()
+        and _are_plain(given)
+        and all(part.dtype == torch.float32 for part in given)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
+
+
+def _is_compiled_anew(*given: Tensor) -> bool:
+    """Whether autocast would take the product to bfloat16, for which a kernel is compiled."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and _are_plain(given)
+        and all(part.dtype in (torch.float32, torch.bfloat16) for part in given)
+    )
+
+
+def _are_plain(given: tuple[Tensor, ...]) -> bool:
+    """On the CPU, and nothing wraps or traces them: what does knows PyTorch's products only."""
+    plain = all(type(part) in (Tensor, nn.Parameter) and part.device.type == "cpu" for part in given)
+    return plain and not torch.compiler.is_compiling()
 
 
 @cache
