@@ -66,11 +66,11 @@ def memory_of(work: Workload, layout: Layout, device: Device, libraries: float =
     validations = max(1, training.max_steps // training.validate_every)
     kept = min(training.average, validations) + (training.ema_decay > 0)
     half = training.precision == "bf16"
-    copied = 2 * (work.matrices / layout.tensor + work.read_words) if half else 0.0
+    cpu = device.name == CPU  # where a copy is made for each product, and none is kept (regard.native.products)
+    copied = 2 * (work.matrices / layout.tensor + work.read_words) if half and not cpu else 0.0
     outside, layer = work.parameters - work.layer_parameters, work.layer_parameters / max(1, work.layers)
     gathered = FULL * (outside + 2 * layer / layout.tensor) if layout.shards > 1 else 0.0
     tokens = work.batch_tokens / layout.data / layout.micro_batches
-    cpu = device.name == CPU
     return Memory(
         weights=FULL * held,
         copies=copied + gathered,
