@@ -4,18 +4,18 @@ And its gated form, which most language models of today have.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from regard.layers.gelu import gelu_tanh
 from regard.native.products import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),  # as GPT computes it (Hendrycks & Gimpel 2016)
+    "gelu_new": gelu_tanh,  # as GPT computes it (Hendrycks & Gimpel 2016)
     "silu": F.silu,
 }
 

@@ -96,6 +96,16 @@ class ObjectiveStruct(Structure):
     )
 
 
+class GeluStruct(Structure):
+    """`Gelu` of gelu.h."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("kind", "threads")),
+        ("count", c_int64),
+        *((name, c_void_p) for name in ("x", "d_y", "found")),
+    )
+
+
 class ProductStruct(Structure):
     """`Product` of product.h."""
 
@@ -129,6 +139,7 @@ def library() -> ctypes.CDLL | None:
     found.regard_lstm.argtypes, found.regard_lstm.restype = (POINTER(LstmStruct), c_int32), None
     found.regard_look.argtypes, found.regard_look.restype = (POINTER(LookStruct), c_int32), None
     found.regard_objective.argtypes, found.regard_objective.restype = (POINTER(ObjectiveStruct),), None
+    found.regard_gelu.argtypes, found.regard_gelu.restype = (POINTER(GeluStruct),), None
     found.regard_product.argtypes, found.regard_product.restype = (POINTER(ProductStruct),), None
     found.regard_pack_int8.argtypes, found.regard_pack_int8.restype = (
         (c_void_p, *(c_int32,) * 3, *(c_void_p,) * 2),

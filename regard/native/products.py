@@ -52,12 +52,18 @@ def linear(
 
 def product(a: Float[Tensor, "rows tokens"], b: Float[Tensor, "tokens columns"]) -> Float[Tensor, "rows columns"]:
     """a b, without gradient: what the derivatives of layers are computed with."""
-    if a.numel() * b.shape[1] >= _WORTH and _are_plain((a, b)):
+    if a.numel() * b.shape[1] >= _WORTH and are_plain((a, b)):
         if _is_faster(a, b):
             return multiplied(a, b)
         if a.dtype == b.dtype == torch.bfloat16:
             return _filled(a.t()).t() @ _filled(b)
     return a @ b
+
+
+def are_plain(given: tuple[Tensor, ...]) -> bool:
+    """On the CPU, and nothing wraps or traces them: what does knows PyTorch's products only."""
+    plain = all(type(part) in (Tensor, nn.Parameter) and part.device.type == "cpu" for part in given)
+    return plain and not torch.compiler.is_compiling()
 
 
 def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -150,7 +156,7 @@ def _is_faster(*given: Tensor) -> bool:
     """Whether native code is: for float32."""
     return (
         _has_kernel()
-        and _are_plain(given)
+        and are_plain(given)
         and all(part.dtype == torch.float32 for part in given)
         and not torch.is_autocast_enabled("cpu")
     )
@@ -161,15 +167,9 @@ def _is_compiled_anew(*given: Tensor) -> bool:
     return (
         torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and _are_plain(given)
+        and are_plain(given)
         and all(part.dtype in (torch.float32, torch.bfloat16) for part in given)
     )
-
-
-def _are_plain(given: tuple[Tensor, ...]) -> bool:
-    """On the CPU, and nothing wraps or traces them: what does knows PyTorch's products only."""
-    plain = all(type(part) in (Tensor, nn.Parameter) and part.device.type == "cpu" for part in given)
-    return plain and not torch.compiler.is_compiling()
 
 
 @cache

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #endif
 #include "recurrence.h"
+#include "gelu.h"
 #include "lstm.h"
 #include "objective.h"
 #include "product.h"
@@ -380,6 +381,12 @@ void regard_look(const Look* call, int32_t part) {
 void regard_objective(const Objective* call) {
     together(call->threads, [=](int thread, int threads) {
         call->kind == FLOAT32 ? objective<float>(*call, thread, threads) : objective<uint16_t>(*call, thread, threads);
+    });
+}
+
+void regard_gelu(const Gelu* call) {
+    together(call->threads, [=](int thread, int threads) {
+        call->kind == FLOAT32 ? gelu<float>(*call, thread, threads) : gelu<uint16_t>(*call, thread, threads);
     });
 }
 
