@@ -92,6 +92,16 @@ def test_in_bfloat16_it_is_pytorchs_with_rows_of_zeros(
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2 * max(inputs, outputs, rows) ** 0.5)
 
 
+def test_what_it_gives_can_be_changed_in_place() -> None:
+    for enabled in (True, False):
+        x, weight = torch.randn(37, 70, requires_grad=True), torch.randn(50, 70)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = linear(x, weight)
+        y.mul_(2)
+        (d_x,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        torch.testing.assert_close(d_x, 2 * weight.sum(0).expand(37, 70), rtol=2e-2, atol=0.3)
+
+
 def test_ragged_batches_meet_few_numbers_of_rows() -> None:
     counts = {len(products._filled(torch.zeros(rows, 1))) for rows in range(1, 4097)}
     assert len(counts) <= 16 * 5

@@ -119,7 +119,9 @@ class _LinearOfFewSizes(torch.autograd.Function):
         filled = _filled(x)
         ctx.save_for_backward(filled, weight)  # not its copy: of a matrix that many layers share there would be many
         with torch.autocast("cpu", enabled=False):
-            return F.linear(filled, weight.bfloat16(), None if bias is None else bias.bfloat16())[: len(x)]
+            found = F.linear(filled, weight.bfloat16(), None if bias is None else bias.bfloat16())
+        # Shorter, not a view of it, which could not be changed in place as the output of an operation can.
+        return found.resize_(len(x), found.shape[1])
 
     @staticmethod
     @once_differentiable
