@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from regard.native import ProductStruct, library, processor
+from regard.native.matrices import KINDS
 
 _WORTH = 1 << 19  # multiplications; of fewer the call costs as much as it saves
 
@@ -39,10 +40,11 @@ def linear(
 ) -> Float[Tensor, "*batch outputs"]:
     """x W^T + b, as `torch.nn.functional.linear`, under autocast too."""
     given = (x, weight) if bias is None else (x, weight, bias)
-    is_large = x.numel() * len(weight) >= _WORTH
-    if is_large and _learns(given) and _is_faster(*given):
+    if x.numel() * len(weight) < _WORTH or not are_plain(given):
+        return F.linear(x, weight, bias)
+    if _learns(given) and _is_faster(given):
         way: type[torch.autograd.Function] = _Linear
-    elif is_large and _is_compiled_anew(*given):
+    elif _is_compiled_anew(given):
         way = _LinearOfFewSizes
     else:
         return F.linear(x, weight, bias)
@@ -53,7 +55,7 @@ def linear(
 def product(a: Float[Tensor, "rows tokens"], b: Float[Tensor, "tokens columns"]) -> Float[Tensor, "rows columns"]:
     """a b, without gradient: what the derivatives of layers are computed with."""
     if a.numel() * b.shape[1] >= _WORTH and are_plain((a, b)):
-        if _is_faster(a, b):
+        if _is_faster((a, b)):
             return multiplied(a, b)
         if a.dtype == b.dtype == torch.bfloat16:
             return _filled(a.t()).t() @ _filled(b)
@@ -140,7 +142,8 @@ class _LinearOfFewSizes(torch.autograd.Function):
 
 def _filled(x: Float[Tensor, "rows width"]) -> Float[Tensor, "more width"]:
     """In bfloat16, with rows of zeros below, up to one of at most 16 numbers from one power of two to the next."""
-    rows, unit = len(x), max(16, 1 << max(0, len(x).bit_length() - 5))
+    rows = len(x)
+    unit = max(16, (1 << rows.bit_length()) // 32)
     more = -(-rows // unit) * unit
     if more == rows:
         return x.bfloat16()
@@ -154,24 +157,16 @@ def _learns(given: tuple[Tensor, ...]) -> bool:
     return torch.is_grad_enabled() and any(part.requires_grad for part in given)
 
 
-def _is_faster(*given: Tensor) -> bool:
+def _is_faster(given: tuple[Tensor, ...]) -> bool:
     """Whether native code is: for float32."""
-    return (
-        _has_kernel()
-        and are_plain(given)
-        and all(part.dtype == torch.float32 for part in given)
-        and not torch.is_autocast_enabled("cpu")
-    )
+    whole = all(part.dtype == torch.float32 for part in given)
+    return whole and _has_kernel() and not torch.is_autocast_enabled("cpu")
 
 
-def _is_compiled_anew(*given: Tensor) -> bool:
+def _is_compiled_anew(given: tuple[Tensor, ...]) -> bool:
     """Whether autocast would take the product to bfloat16, for which a kernel is compiled."""
-    return (
-        torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and are_plain(given)
-        and all(part.dtype in (torch.float32, torch.bfloat16) for part in given)
-    )
+    is_half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return is_half and all(part.dtype in KINDS for part in given)
 
 
 @cache
