@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from regard.key_value_cache import KeyValueCache
+from regard.native.attention import Look, is_ragged, ragged_attention
 from regard.native.products import Linear, linear
 from regard.sequences import Layout, Sequences
 
@@ -117,6 +119,10 @@ class Mask:
         return not bool(self.allowed.any(dim=-1).all())
 
 
+class PaddingMask(Mask):
+    """What pads the keys' rows is hidden, and nothing else. Ragged attention, which pads nothing, needs none."""
+
+
 class CausalMask(Mask):
     """A query sees itself and what came before it. The matrix is made only if it is asked for: fused kernels need none.
 
@@ -144,7 +150,7 @@ def make_mask(queries: Layout, keys: Layout, causal: bool = False) -> Mask | Non
         if queries.lengths != keys.lengths:
             raise ValueError("a causal mask is for a sequence that looks at itself")
         return CausalMask(keys.longest, keys.device)
-    return None if keys.even else Mask(keys.present[:, None, None, :])
+    return None if keys.even else PaddingMask(keys.present[:, None, None, :])
 
 
 def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> Bool[Tensor, "queries keys"]:
@@ -239,16 +245,18 @@ class MultiHeadAttention(Heads):
 
     def forward(self, x: Sequences, memory: Sequences | None, mask: Mask | None) -> Float[Tensor, "tokens width"]:
         """Each token of `x` looks at `memory`, or at `x` itself where memory is None (self-attention)."""
-        if memory is None:
-            projected = x.layout.pad(self.projection(x.values))
-            asking, pairs = projected.split([self.query_width, 2 * self.key_width], dim=-1)
+        asking = self.projection(x.values) if memory is None else self.project_queries(x.values)
+        pairs = None if memory is None else self.project_memory(memory.values)
+        keys = x.layout if memory is None else memory.layout
+        hides_as_ragged = mask is None or type(mask) in (PaddingMask, CausalMask)
+        if self.rotation is None and hides_as_ragged and is_ragged(asking, pairs):
+            scale = self.head_width**-0.5 if self.scale is None else self.scale
+            shape = (self.heads, self.key_heads, isinstance(mask, CausalMask))
+            mixed = ragged_attention(asking, pairs, Look(x.layout, keys, *shape, scale, self.dropout * self.training))
         else:
-            asking = x.layout.pad(self.project_queries(x.values))
-            pairs = memory.layout.pad(self.project_memory(memory.values))
-        queries, (keys, values) = self.turned(self.split(asking)), self.split_pairs(pairs)
-        keys, values = self.for_all_heads(self.turned(keys)), self.for_all_heads(values)
-        mixed = _in_full_precision(queries, keys, values, mask, self.scale, self.dropout * self.training)
-        output: Tensor = self.output(x.layout.unpad(mixed.transpose(1, 2).flatten(-2)))
+            padded = None if pairs is None else keys.pad(pairs)
+            mixed = x.layout.unpad(_over_rows(self, x.layout.pad(asking), padded, mask))
+        output: Tensor = self.output(mixed)
         return output
 
     def step(
@@ -338,47 +346,21 @@ def _by_row(positions: Int[Tensor, "rows"] | None, beams: int = 1) -> Int[Tensor
     return None if positions is None else positions.view(-1, 1, beams)
 
 
-# --- the key-value cache ----------------------------------------------------------------------------------------------
+# --- which way is fast ------------------------------------------------------------------------------------------------
 
 
-class KeyValueCache:
-    """Keys and values of the positions seen so far: (rows, heads, positions, head_width).
-
-    Room is taken ahead and doubled when it is used up, so that a step writes one position and copies nothing.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:
-        self._keys, self._values, self.length = keys, values, length
-
-    @classmethod
-    def empty(cls, rows: int, heads: int, head_width: int, like: Tensor, room: int = 32) -> KeyValueCache:
-        shape = (rows, heads, room, head_width)
-        return cls(like.new_empty(shape), like.new_empty(shape), 0)
-
-    @property
-    def keys(self) -> Float[Tensor, "rows heads positions head_width"]:
-        return self._keys[:, :, : self.length]
-
-    @property
-    def values(self) -> Float[Tensor, "rows heads positions head_width"]:
-        return self._values[:, :, : self.length]
-
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        end = self.length + keys.shape[2]
-        while end > self._keys.shape[2]:
-            self._keys = torch.cat([self._keys, torch.empty_like(self._keys)], dim=2)
-            self._values = torch.cat([self._values, torch.empty_like(self._values)], dim=2)
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
-        self.length = end
-
-    def cut(self, length: int) -> None:
-        """Forget what came after the first `length` positions."""
-        self.length = min(self.length, length)
-
-    def select(self, rows: Int[Tensor, "chosen"]) -> KeyValueCache:
-        """The cache of the chosen rows, in their order; a row may be chosen more than once."""
-        return KeyValueCache(self._keys.index_select(0, rows), self._values.index_select(0, rows), self.length)
+def _over_rows(
+    attention: MultiHeadAttention,
+    asking: Float[Tensor, "rows queries projected"],
+    pairs: Float[Tensor, "rows keys two_key_widths"] | None,
+    mask: Mask | None,
+) -> Float[Tensor, "rows queries query_width"]:
+    if pairs is None:
+        asking, pairs = asking.split([attention.query_width, 2 * attention.key_width], dim=-1)
+    queries, (keys, values) = attention.turned(attention.split(asking)), attention.split_pairs(pairs)
+    keys, values = attention.for_all_heads(attention.turned(keys)), attention.for_all_heads(values)
+    dropout = attention.dropout * attention.training
+    return _in_full_precision(queries, keys, values, mask, attention.scale, dropout).transpose(1, 2).flatten(-2)
 
 
 def _in_full_precision(

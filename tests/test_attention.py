@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard.attention import (
-    KeyValueCache,
     Mask,
     MultiHeadAttention,
     cache_of,
@@ -17,6 +16,7 @@ from regard.attention import (
     scaled_dot_product,
     scaled_dot_product_steps,
 )
+from regard.key_value_cache import KeyValueCache
 from regard.sequences import Layout, Sequences
 
 

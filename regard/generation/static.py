@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, MultiHeadAttention
+from regard.attention import MultiHeadAttention
 from regard.errors import RegardError
 from regard.generation.float8 import Float8Linear, check_float8
 from regard.generation.room import Capture, Parts, Room, Shape
+from regard.key_value_cache import KeyValueCache
 from regard.layers.blocks import DecoderLayer, EncoderLayer
 from regard.layers.positions import LearnedPositions
 from regard.models.base import Model

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, MultiHeadAttention
+from regard.attention import Mask, MultiHeadAttention
+from regard.key_value_cache import KeyValueCache
 from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import FeedForward, GatedFeedForward
 from regard.sequences import Sequences

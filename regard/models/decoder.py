@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, cache_of, causal_mask, empty_cache, make_mask
+from regard.attention import Mask, cache_of, causal_mask, empty_cache, make_mask
 from regard.errors import RegardError
+from regard.key_value_cache import KeyValueCache
 from regard.layers.blocks import EncoderLayer
 from regard.models.base import Model
 from regard.native.products import linear

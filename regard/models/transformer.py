@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from regard.attention import KeyValueCache, Mask, MultiHeadAttention, cache_of, causal_mask, empty_cache, make_mask
+from regard.attention import Mask, MultiHeadAttention, cache_of, causal_mask, empty_cache, make_mask
+from regard.key_value_cache import KeyValueCache
 from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import FeedForward

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -81,6 +81,21 @@ class LookStruct(Structure):
     )
 
 
+class AttentionStruct(Structure):
+    """`Attention` of attention.h."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("kind", "threads", "sequences", "heads", "key_heads", "width", "causal")),
+        ("scale", c_float),
+        ("dropped", c_uint32),
+        ("seed", c_int64),
+        *((name, c_void_p) for name in ("query_begins", "key_begins", "queries", "keys", "values")),
+        ("query_row", c_int64),
+        ("key_row", c_int64),
+        *((name, c_void_p) for name in ("mixed", "normalisers", "d_mixed", "d_queries", "d_keys", "d_values")),
+    )
+
+
 class ObjectiveStruct(Structure):
     """`Objective` of objective.h."""
 
@@ -138,6 +153,7 @@ def library() -> ctypes.CDLL | None:
     found.regard_run.restype = None
     found.regard_lstm.argtypes, found.regard_lstm.restype = (POINTER(LstmStruct), c_int32), None
     found.regard_look.argtypes, found.regard_look.restype = (POINTER(LookStruct), c_int32), None
+    found.regard_attention.argtypes, found.regard_attention.restype = (POINTER(AttentionStruct),), None
     found.regard_objective.argtypes, found.regard_objective.restype = (POINTER(ObjectiveStruct),), None
     found.regard_gelu.argtypes, found.regard_gelu.restype = (POINTER(GeluStruct),), None
     found.regard_product.argtypes, found.regard_product.restype = (POINTER(ProductStruct),), None

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #endif
 #include "recurrence.h"
+#include "attention.h"
 #include "gelu.h"
 #include "lstm.h"
 #include "objective.h"
@@ -387,6 +388,12 @@ void regard_objective(const Objective* call) {
 void regard_gelu(const Gelu* call) {
     together(call->threads, [=](int thread, int threads) {
         call->kind == FLOAT32 ? gelu<float>(*call, thread, threads) : gelu<uint16_t>(*call, thread, threads);
+    });
+}
+
+void regard_attention(const Attention* call) {
+    together(call->threads, [=](int thread, int threads) {
+        call->kind == FLOAT32 ? ragged::run<float>(*call, thread, threads) : ragged::run<uint16_t>(*call, thread, threads);
     });
 }
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.attention import KeyValueCache, MultiHeadAttention, causal_mask, make_mask
+from regard.attention import MultiHeadAttention, causal_mask, make_mask
 from regard.errors import RegardError
+from regard.key_value_cache import KeyValueCache
 from regard.layers.blocks import DecoderLayer, EncoderLayer, PostNorm, PreNorm
 from regard.layers.dropout import Dropout
 from regard.layers.feed_forward import ACTIVATIONS, FeedForward

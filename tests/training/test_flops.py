@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from regard import attention
 from regard.data.batches import Batch
 from regard.data.blocks import Block
 from regard.layers.recurrence import LSTM, LSTMState
@@ -54,6 +55,7 @@ def no_fused_kernels(monkeypatch):
 
     monkeypatch.setattr(LSTM, "forward", forward)
     monkeypatch.setattr(rnnsearch, "loops_fast", lambda _: False)
+    monkeypatch.setattr(attention, "is_ragged", lambda *_: False)
     with sdpa_kernel(SDPBackend.MATH):
         yield
 

@@ -8,9 +8,9 @@ Activations: Korthikanti et al. 2022, "Reducing Activation Recomputation in Larg
 each part of a layer keeps for its gradient, added up (their equation 1: 34 s b h + 5 a s^2 b; tensor parallel divides
 what is inside attention and feed-forward, equation 2). What differs here: the residual stream and what norms keep are
 float32 also under bf16; the fused attention (Dao et al. 2022, "FlashAttention") keeps one number a row instead of its
-weights, which the 5 a s^2 b are, so that term stands for plain attention only; a CPU keeps attention in float32, and
-dropout's masks as wide as their values. Recurrent layers: their gates and cells, as PyTorch's kernels keep them or,
-on a CPU, the native loops (`regard/native/`).
+weights, which the 5 a s^2 b are, so that term stands for plain attention only; a CPU keeps attention in float32 where
+native code does not compute it, and dropout's masks as wide as their values. Recurrent layers: their gates and cells,
+as PyTorch's kernels keep them or, on a CPU, the native loops (`regard/native/`).
 
 Checkpointing (Chen et al. 2016) keeps what enters each layer, and one layer's activations at a time. The tests hold
 these sums to what autograd keeps of real models on a CPU. On a GPU they were not measured.
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.native import library
+from regard.native.attention import has_kernel
 from regard.training.planning.devices import CPU, Device
 from regard.training.planning.layout import Layout
 from regard.training.planning.workload import Workload
@@ -108,6 +109,17 @@ def _value(work: Workload) -> int:
     return 2 if work.recipe.training.precision == "bf16" else FULL
 
 
+def _attention(work: Workload, cpu: bool, causal: bool) -> float:
+    """Bytes a token between the projections and the output's: queries, keys, values, what was mixed, a number a row."""
+    sizes, value = work.sizes, _value(work)
+    if cpu and has_kernel() and not sizes.root_norm:  # models with that norm turn their queries or add to their scores
+        return 4 * sizes.query_width * value + FULL * sizes.heads
+    inside: float = sizes.query_width * (4 * (FULL if cpu else value) + value) + FULL * sizes.heads
+    if cpu and (not causal or sizes.weight_dropout):  # plain products: weights, and dropout's mask and result
+        inside += sizes.heads * work.length * FULL * (3 if sizes.weight_dropout else 1)
+    return inside
+
+
 def _stacks(work: Workload, cpu: bool) -> list[tuple[int, Any]]:
     """How many layers there are of each kind, and the bytes of one: a function of tokens and tensor parallel's cut."""
     sizes, value = work.sizes, _value(work)
@@ -118,11 +130,7 @@ def _stacks(work: Workload, cpu: bool) -> list[tuple[int, Any]]:
         return tokens * sizes.width * (FULL * (2 if sizes.root_norm else 1) + mask)
 
     def attention(tokens: float, cut: int, causal: bool) -> float:
-        fused = FULL if cpu else value
-        inside: float = sizes.query_width * (4 * fused + value) + FULL * sizes.heads
-        if cpu and (not causal or sizes.weight_dropout):  # plain products: weights, and dropout's mask and result
-            inside += sizes.heads * work.length * FULL * (3 if sizes.weight_dropout else 1)
-        return tokens * (value * sizes.width + inside / cut) + residual(tokens)
+        return tokens * (value * sizes.width + _attention(work, cpu, causal) / cut) + residual(tokens)
 
     def feed_forward(tokens: float, cut: int) -> float:
         return tokens * value * (sizes.width + sizes.inner_kept * sizes.inner / cut) + residual(tokens)
