@@ -2,8 +2,8 @@
 
 A batch of B sequences with N tokens in all is one tensor `values` of shape (tokens, ...) and the length of each
 sequence. Everything position-wise (embedding, projections, feed-forward, norm, the loss) runs on `values` as it is, so
-no arithmetic is spent on padding. Only attention needs rows and columns; `pad` and `unpad` change the view around that
-one call, and where all lengths are equal they are free.
+no arithmetic is spent on padding. Only attention may need rows and columns, where no kernel of ours takes it as it is;
+`pad` and `unpad` change the view around that one call, and where all lengths are equal they are free.
 
     >>> batch = Sequences.of([torch.tensor([5, 6, 7]), torch.tensor([8])])
     >>> batch.values.tolist(), batch.lengths
