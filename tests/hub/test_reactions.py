@@ -55,7 +55,7 @@ def test_every_head_looks_where_it_does_in_transformers(model, folder, tmp_path)
     trace = Trace(model, Sequences.of_ids([ids]))
     ours = torch.stack([trace[f"{place}.self_attention.weights"] for place in trace.layers])
     torch.testing.assert_close(ours, torch.cat(expected.attentions), atol=1e-5, rtol=0)
-    # Twelve layers of float32: theirs is 1.1e-5 from float64 at its worst place, ours 2.3e-5 (root mean squares 6e-7, 7e-7).
+    # Twelve layers of float32: theirs is 1.1e-5 from float64 at its worst place, ours 2.3e-5 (means 6e-7, 7e-7).
     torch.testing.assert_close(trace.output.values, expected.last_hidden_state[0], atol=4e-5, rtol=1e-5)
 
 
