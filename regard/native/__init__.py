@@ -165,6 +165,13 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
+@cache
+def has_wide_vectors() -> bool:
+    """Whether there are kernels, built for AVX-512: some are only worth taking with it."""
+    native = library()
+    return native is not None and "avx512f" in native.regard_needs().decode()
+
+
 def _share_threads() -> bool:
     """Make the OpenMP that PyTorch brings known to libraries that are loaded later."""
     import torch

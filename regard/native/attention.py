@@ -8,7 +8,6 @@ the arithmetic on short sequences; on long ones its own derivative is at a quart
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from regard.native import AttentionStruct, library
+from regard.native import AttentionStruct, has_wide_vectors, library
 from regard.native.matrices import KINDS
 from regard.native.products import are_plain
 from regard.sequences import Layout
@@ -40,7 +39,7 @@ def is_ragged(asking: Tensor, pairs: Tensor | None) -> bool:
     """Whether `ragged_attention` takes them: float32 or bfloat16 on the CPU, and there are kernels for it."""
     given = (asking,) if pairs is None else (asking, pairs)
     alike = all(part.dtype in KINDS and part.dtype == asking.dtype for part in given)
-    return alike and has_kernel() and are_plain(given)
+    return alike and has_wide_vectors() and are_plain(given)
 
 
 def ragged_attention(
@@ -130,10 +129,3 @@ def _run(call: AttentionStruct) -> None:
     native = library()
     assert native is not None
     native.regard_attention(ctypes.byref(call))
-
-
-@cache
-def has_kernel() -> bool:
-    """Whether the kernels were built for vectors that are wide enough."""
-    native = library()
-    return native is not None and "avx512f" in native.regard_needs().decode()

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from regard.native import ProductStruct, library, processor
+from regard.native import ProductStruct, has_wide_vectors, library, processor
 from regard.native.matrices import KINDS
 
 _WORTH = 1 << 19  # multiplications; of fewer the call costs as much as it saves
@@ -171,5 +171,4 @@ def _is_compiled_anew(given: tuple[Tensor, ...]) -> bool:
 
 @cache
 def _has_kernel() -> bool:
-    native = library()
-    return native is not None and "avx512f" in native.regard_needs().decode() and "GenuineIntel" not in processor()
+    return has_wide_vectors() and "GenuineIntel" not in processor()

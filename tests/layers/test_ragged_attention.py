@@ -8,13 +8,14 @@ from torch import Tensor
 
 from regard import attention
 from regard.attention import MultiHeadAttention, make_mask
-from regard.native.attention import Look, has_kernel, ragged_attention
+from regard.native import has_wide_vectors
+from regard.native.attention import Look, ragged_attention
 from regard.sequences import Layout, Sequences
 
 
 @pytest.fixture(autouse=True)
 def with_kernel() -> None:
-    if not has_kernel():
+    if not has_wide_vectors():
         pytest.skip("no kernels were built here, or for narrow vectors")
 
 

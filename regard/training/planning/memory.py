@@ -21,8 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from regard.native import library
-from regard.native.attention import has_kernel
+from regard.native import has_wide_vectors, library
 from regard.training.planning.devices import CPU, Device
 from regard.training.planning.layout import Layout
 from regard.training.planning.workload import Workload
@@ -112,7 +111,9 @@ def _value(work: Workload) -> int:
 def _attention(work: Workload, cpu: bool, causal: bool) -> float:
     """Bytes a token between the projections and the output's: queries, keys, values, what was mixed, a number a row."""
     sizes, value = work.sizes, _value(work)
-    if cpu and has_kernel() and not sizes.root_norm:  # models with that norm turn their queries or add to their scores
+    if (
+        cpu and has_wide_vectors() and not sizes.root_norm
+    ):  # models with that norm turn their queries or add to their scores
         return 4 * sizes.query_width * value + FULL * sizes.heads
     inside: float = sizes.query_width * (4 * (FULL if cpu else value) + value) + FULL * sizes.heads
     if cpu and (not causal or sizes.weight_dropout):  # plain products: weights, and dropout's mask and result
