@@ -252,7 +252,8 @@ class MultiHeadAttention(Heads):
         if self.rotation is None and hides_as_ragged and is_ragged(asking, pairs):
             scale = self.head_width**-0.5 if self.scale is None else self.scale
             shape = (self.heads, self.key_heads, isinstance(mask, CausalMask))
-            mixed = ragged_attention(asking, pairs, Look(x.layout, keys, *shape, scale, self.dropout * self.training))
+            look = Look(x.layout.offsets, keys.offsets, *shape, scale, self.dropout * self.training)
+            mixed = ragged_attention(asking, pairs, look)
         else:
             padded = None if pairs is None else keys.pad(pairs)
             mixed = x.layout.unpad(_over_rows(self, x.layout.pad(asking), padded, mask))

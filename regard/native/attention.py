@@ -11,14 +11,13 @@ import ctypes
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regard.native import AttentionStruct, has_wide_vectors, library
 from regard.native.matrices import KINDS
 from regard.native.products import are_plain
-from regard.sequences import Layout
 
 _STEPS = 1 << 32
 
@@ -26,8 +25,8 @@ _STEPS = 1 << 32
 class Look(NamedTuple):
     """What looks at what, and how."""
 
-    queries: Layout
-    keys: Layout
+    query_begins: Int[Tensor, "sequences_plus_1"]  # where each sequence begins, and the last one ends
+    key_begins: Int[Tensor, "sequences_plus_1"]
     heads: int
     key_heads: int
     causal: bool
@@ -105,7 +104,7 @@ def _call(
     return AttentionStruct(
         kind=KINDS[asking.dtype],
         threads=torch.get_num_threads(),
-        sequences=len(look.queries.lengths),
+        sequences=len(look.query_begins) - 1,
         heads=look.heads,
         key_heads=look.key_heads,
         width=_query_width(asking, pairs, look) // look.heads,
@@ -113,8 +112,8 @@ def _call(
         scale=look.scale,
         dropped=min(round(look.dropout * _STEPS), _STEPS - 1),
         seed=seed,
-        query_begins=look.queries.offsets.data_ptr(),
-        key_begins=look.keys.offsets.data_ptr(),
+        query_begins=look.query_begins.data_ptr(),
+        key_begins=look.key_begins.data_ptr(),
         queries=queries,
         keys=keys,
         values=values,

@@ -54,7 +54,7 @@ def test_outputs_and_derivatives_are_those_over_padded_rows(kind, threads, lengt
 def test_bfloat16_is_rounded_once():
     layout, heads = Layout((70, 3, 31), torch.device("cpu")), 4
     projected = torch.randn(layout.tokens, 3 * 64)
-    look = Look(layout, layout, heads, heads, True, 0.25, 0.0)
+    look = Look(layout.offsets, layout.offsets, heads, heads, True, 0.25, 0.0)
     whole = ragged_attention(projected.bfloat16().float(), None, look)
     half = ragged_attention(projected.bfloat16(), None, look)
     assert half.dtype == torch.bfloat16
@@ -75,7 +75,7 @@ def test_dropped_weights_are_as_many_as_asked_for_and_the_same_back(dropout):
     length, rows = 32, 40
     layout = Layout((length,) * rows, torch.device("cpu"))
     pairs = torch.cat([torch.zeros(layout.tokens, length), torch.eye(length).repeat(rows, 1)], dim=1).requires_grad_()
-    look = Look(layout, layout, 1, 1, False, 1.0, dropout)
+    look = Look(layout.offsets, layout.offsets, 1, 1, False, 1.0, dropout)
     torch.manual_seed(3)
     weights = ragged_attention(torch.zeros(layout.tokens, length), pairs, look)
     kept = weights > 0
@@ -91,7 +91,7 @@ def test_dropped_weights_are_as_many_as_asked_for_and_the_same_back(dropout):
 
 def test_the_derivative_of_dropped_weights_is_that_of_differences():
     layout = Layout((6, 3), torch.device("cpu"))
-    look = Look(layout, layout, 2, 2, True, 0.5, 0.3)
+    look = Look(layout.offsets, layout.offsets, 2, 2, True, 0.5, 0.3)
 
     def of(projected: Tensor) -> Tensor:
         torch.manual_seed(5)
@@ -111,7 +111,7 @@ def test_the_same_seed_drops_the_same_on_any_number_of_threads():
     for threads in (1, 2):
         torch.set_num_threads(threads)
         torch.manual_seed(2)
-        found.append(ragged_attention(projected, None, Look(layout, layout, 2, 2, False, 0.2, 0.2)))
+        found.append(ragged_attention(projected, None, Look(layout.offsets, layout.offsets, 2, 2, False, 0.2, 0.2)))
     torch.set_num_threads(before)
     assert torch.equal(*found)
 
