@@ -62,13 +62,16 @@ inline void scatter(const float* __restrict from, int padded, int count, int wid
 }
 
 // Rows as columns, in strips of 32: (strip, width, 32), zeros beyond the last.
-inline void turn(const float* __restrict from, int count, int width, int padded, float* __restrict to) {
-    for (int strip = 0; strip < count; strip += WIDE, to += WIDE * width, from += WIDE * padded) {
-        const int here = std::min(WIDE, count - strip);
-        if (here < WIDE) memset(to, 0, sizeof(float) * WIDE * width);
-        for (int j = 0; j < width; j++)
-            for (int i = 0; i < here; i++) to[j * WIDE + i] = from[i * padded + j];
-    }
+inline void lay_across(const float* __restrict from, int count, int width, int padded, float* __restrict to) {
+    for (int strip = 0; strip < count; strip += WIDE, to += WIDE * width)
+        for (int lane = 0; lane < WIDE; lane += 16)
+            for (int j = 0; j < width; j += 16) {
+                Lanes rows[16];
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++) rows[i] = strip + lane + i < count ? load(from + int64_t(strip + lane + i) * padded + j) : Lanes{};
+                turn(rows);
+                for (int i = 0; i < std::min(16, width - j); i++) store(to + (j + i) * WIDE + lane, rows[i]);
+            }
 }
 
 // A tile of A B: one of A's strides is 1; b goes from one row to the next.
@@ -221,9 +224,9 @@ inline void look(const Attention& call, const Room& room, int sequence, int key_
     const int64_t key_at = key_begin * call.key_row + key_head * width;
     gather((const T*)call.keys + key_at, call.key_row, keys, width, padded, room.k);
     gather((const T*)call.values + key_at, call.key_row, keys, width, padded, room.v);
-    turn(room.k, keys, width, padded, room.k_across);
+    lay_across(room.k, keys, width, padded, room.k_across);
     if (BACK) {
-        turn(room.v, keys, width, padded, room.v_across);
+        lay_across(room.v, keys, width, padded, room.v_across);
         memset(room.d_k, 0, sizeof(float) * size_t(keys) * padded), memset(room.d_v, 0, sizeof(float) * size_t(keys) * padded);
     }
     for (int head = key_head * group; head < (key_head + 1) * group; head++)

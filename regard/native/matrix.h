@@ -22,6 +22,23 @@ typedef int32_t LooseIntLanes __attribute__((vector_size(64), aligned(4), may_al
 inline Lanes load(const float* from) { return *(const LooseLanes*)from; }
 inline void store(float* to, Lanes x) { *(LooseLanes*)to = x; }
 
+// 16 rows of 16 become columns: taking turns between the upper and the lower half, four times, sets every bit of a place right.
+inline void turn(Lanes (&rows)[16]) {
+    typedef int32_t Places __attribute__((vector_size(64)));
+    const Places low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
+#pragma GCC unroll 4
+    for (int stage = 0; stage < 4; stage++) {
+        Lanes dealt[16];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            dealt[2 * i] = __builtin_shuffle(rows[i], rows[i + 8], low);
+            dealt[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + 8], high);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) rows[i] = dealt[i];
+    }
+}
+
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 enum Activation : int32_t { NONE = 0, RELU = 1, GELU = 2, GELU_TANH = 3, SILU = 4, TANH = 5 };
 

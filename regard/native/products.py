@@ -73,7 +73,7 @@ def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     native = library()
     assert native is not None
     c = a.new_empty(len(a), b.shape[1])
-    strips = a.new_empty(len(b) * -(-b.shape[1] // 32) * 32)
+    strips = a.new_empty(min(len(b), 1024) * -(-b.shape[1] // 32) * 32)
     bias = None if bias is None else bias.contiguous()
     call = ProductStruct(
         rows=len(a),
