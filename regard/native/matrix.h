@@ -330,15 +330,16 @@ inline void product_as(const Matrix& m, const Rows& x, int begin, int end, const
         return m.kind == INT8 ? tile_product<A, true>(m, x, begin, end, out) : tile_product<A, false>(m, x, begin, end, out);
     }
 #endif
-    int blocks = (m.outputs + 15) / 16, step = m.kind == INT8 ? 1 : 2;
-    for (int block = begin; block < (end < blocks ? end : blocks); block += step) {
-        int row = 0;
-        for (; m.kind != INT8 && row + 12 <= x.count && row + 16 != x.count; row += 12) some_rows<A, 12>(m, x, row, block, out);
-        for (; row + 8 <= x.count; row += 8) some_rows<A, 8>(m, x, row, block, out);
-        for (; row + 4 <= x.count; row += 4) some_rows<A, 4>(m, x, row, block, out);
-        for (; row + 2 <= x.count; row += 2) some_rows<A, 2>(m, x, row, block, out);
-        for (; row < x.count; row++) some_rows<A, 1>(m, x, row, block, out);
-    }
+    // At most 8 rows at a time: rows often lie a power of two apart, and more than 8 would drive each other out of the
+    // first cache. In equal parts: 4 and 5 for 9, as the sums of a single row would wait for one another.
+    const int blocks = (m.outputs + 15) / 16, step = m.kind == INT8 ? 1 : 2, parts = (x.count + 7) / 8;
+    for (int block = begin; block < (end < blocks ? end : blocks); block += step)
+        for (int part = 0; part < parts; part++) {
+            const int row = x.count * part / parts, rows = x.count * (part + 1) / parts - row;
+#define OF(n) case n: some_rows<A, n>(m, x, row, block, out); break
+            switch (rows) { OF(8); OF(7); OF(6); OF(5); OF(4); OF(3); OF(2); OF(1); }
+#undef OF
+        }
 }
 
 // The outputs of blocks [begin, end) for all rows; begin is even, and so is the number of blocks that are stored.
