@@ -248,12 +248,8 @@ class MultiHeadAttention(Heads):
         asking = self.projection(x.values) if memory is None else self.project_queries(x.values)
         pairs = None if memory is None else self.project_memory(memory.values)
         keys = x.layout if memory is None else memory.layout
-        hides_as_ragged = mask is None or type(mask) in (PaddingMask, CausalMask)
-        if self.rotation is None and hides_as_ragged and is_ragged(asking, pairs):
-            scale = self.head_width**-0.5 if self.scale is None else self.scale
-            shape = (self.heads, self.key_heads, isinstance(mask, CausalMask))
-            look = Look(x.layout.offsets, keys.offsets, *shape, scale, self.dropout * self.training)
-            mixed = ragged_attention(asking, pairs, look)
+        if _hides_as_ragged(self, mask) and is_ragged(asking, pairs):
+            mixed = ragged_attention(asking, pairs, _look(self, x.layout, keys, isinstance(mask, CausalMask)))
         else:
             padded = None if pairs is None else keys.pad(pairs)
             mixed = x.layout.unpad(_over_rows(self, x.layout.pad(asking), padded, mask))
@@ -348,6 +344,16 @@ def _by_row(positions: Int[Tensor, "rows"] | None, beams: int = 1) -> Int[Tensor
 
 
 # --- which way is fast ------------------------------------------------------------------------------------------------
+
+
+def _hides_as_ragged(attention: MultiHeadAttention, mask: Mask | None) -> bool:
+    return attention.rotation is None and (mask is None or type(mask) in (PaddingMask, CausalMask))
+
+
+def _look(attention: MultiHeadAttention, queries: Layout, keys: Layout, causal: bool) -> Look:
+    scale = attention.head_width**-0.5 if attention.scale is None else attention.scale
+    dropout = attention.dropout * attention.training
+    return Look(queries.offsets, keys.offsets, attention.heads, attention.key_heads, causal, scale, dropout)
 
 
 def _over_rows(
