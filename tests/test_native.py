@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.native import library, products
@@ -72,19 +72,50 @@ def test_views_are_taken_as_they_lie() -> None:
     torch.testing.assert_close(product(a, torch.ones(1, 1).expand(40, 9)), a @ torch.ones(40, 9))
 
 
-@given(rows=st.integers(1, 200), inputs=SIZES, outputs=SIZES, biased=st.booleans(), wide=st.booleans())
-def test_in_bfloat16_it_is_pytorchs_with_rows_of_zeros(
-    rows: int, inputs: int, outputs: int, biased: bool, wide: bool
+@pytest.mark.parametrize("threads", [1, 2])
+@settings(max_examples=200)
+@given(
+    sizes=st.tuples(SIZES, st.one_of(SIZES, st.integers(1000, 3000)), SIZES),
+    turned=st.tuples(st.booleans(), st.booleans()),
+    types=st.tuples(*2 * [st.sampled_from([torch.float32, torch.bfloat16])]),
+    biased=st.booleans(),
+)
+def test_halves_are_multiplied_exactly_and_rounded_once(
+    threads: int,
+    sizes: tuple[int, int, int],
+    turned: tuple[bool, bool],
+    types: tuple[torch.dtype, torch.dtype],
+    biased: bool,
 ) -> None:
+    rows, depth, columns = sizes
+    a = (torch.randn(depth, rows).t() if turned[0] else torch.randn(rows, depth)).bfloat16()
+    b = (torch.randn(columns, depth).t() if turned[1] else torch.randn(depth, columns)).to(types[0])
+    bias, before = torch.randn(columns) if biased else None, torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = products.multiplied(a, b, bias, types[1])
+    finally:
+        torch.set_num_threads(before)
+    exact = a.double() @ b.bfloat16().double() + (0 if bias is None else bias.double())
+    assert found.dtype == types[1]
+    error, largest = (found.double() - exact).abs().max(), exact.abs().max().clamp(min=1)
+    assert error <= 2e-7 * depth + largest * (1e-7 if types[1] == torch.float32 else 2**-8)
+
+
+@pytest.mark.parametrize("way", ["InHalf", "FewSizes"])
+@given(rows=st.integers(1, 200), inputs=SIZES, outputs=SIZES, biased=st.booleans(), wide=st.booleans())
+def test_in_bfloat16_it_is_pytorchs(way: str, rows: int, inputs: int, outputs: int, biased: bool, wide: bool) -> None:
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
     parts = [x if wide else x.bfloat16(), weight, *([torch.randn(outputs)] if biased else [])]
     upstream, found = torch.randn(rows, outputs).bfloat16(), []
     for compute in (linear, F.linear):
         given = [part.detach().requires_grad_() for part in parts]
-        with torch.autocast("cpu", torch.bfloat16):
-            y = compute(*given)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(products, "_has_half_kernel", lambda: way == "InHalf")
+            with torch.autocast("cpu", torch.bfloat16):
+                y = compute(*given)
         assert y.dtype == torch.bfloat16
-        assert ("FewSizes" in type(y.grad_fn).__name__) == (compute is linear)
+        assert (way in type(y.grad_fn).__name__) == (compute is linear)
         found.append([y, *torch.autograd.grad(y, given, upstream)])
     for ours, theirs, part in zip(*found, [found[0][0], *parts], strict=True):
         assert ours.dtype == part.dtype
@@ -111,7 +142,9 @@ def test_ragged_batches_meet_few_numbers_of_rows() -> None:
         assert filled.sum() == rows
 
 
-def test_derivatives_in_bfloat16_add_up_over_tokens() -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_derivatives_in_bfloat16_add_up_over_tokens(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_has_half_kernel", lambda: own)
     a, b = torch.randn(33, 50).bfloat16(), torch.randn(33, 40).bfloat16()
     torch.testing.assert_close(product(a.t(), b), a.t() @ b, rtol=2e-2, atol=5e-2)
 

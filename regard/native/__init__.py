@@ -125,7 +125,7 @@ class ProductStruct(Structure):
     """`Product` of product.h."""
 
     _fields_ = (
-        *((name, c_int32) for name in ("rows", "columns", "depth", "threads")),
+        *((name, c_int32) for name in ("rows", "columns", "depth", "threads", "a_kind", "b_kind", "c_kind")),
         ("a", c_void_p),
         ("a_row", c_int64),
         ("a_depth", c_int64),

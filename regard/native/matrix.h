@@ -192,11 +192,11 @@ inline void float_rows(const Matrix& m, const Rows& x, int row, int block, const
     }
 }
 
-ALWAYS Lanes add_pairs(Lanes sums, int32_t two, const char* weights) {  // 2 inputs times 16 outputs, all bfloat16
+ALWAYS Lanes add_pairs(Lanes sums, int32_t two, Lanes weights) {  // 2 inputs times 16 outputs, all bfloat16
 #if defined(__AVX512BF16__)
-    return (Lanes)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(two), (__m512bh)_mm512_loadu_si512(weights));
+    return (Lanes)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(two), (__m512bh)weights);
 #else
-    IntLanes both = *(const LooseIntLanes*)weights;
+    IntLanes both = (IntLanes)weights;
     Lanes first = (Lanes)(both << 16), second = (Lanes)(both & int32_t(0xffff0000));
     uint32_t a = uint32_t(two) << 16, b = uint32_t(two) & 0xffff0000u;
     float x0, x1;
@@ -212,10 +212,11 @@ inline void bfloat_rows(const Matrix& m, const Rows& x, int row, int block, cons
     const uint16_t* in = (const uint16_t*)x.rounded + int64_t(row) * m.padded_inputs;
     Lanes sums[R] = {}, more[R] = {};
     for (int pair = 0; pair < m.padded_inputs / 2; pair++) {
+        const Lanes first = load((const float*)(w + pair * 64)), second = load((const float*)(w1 + pair * 64));
         for (int r = 0; r < R; r++) {
             int32_t two;
             memcpy(&two, in + int64_t(r) * m.padded_inputs + 2 * pair, 4);
-            sums[r] = add_pairs(sums[r], two, w + pair * 64), more[r] = add_pairs(more[r], two, w1 + pair * 64);
+            sums[r] = add_pairs(sums[r], two, first), more[r] = add_pairs(more[r], two, second);
         }
     }
     for (int r = 0; r < R; r++) {

@@ -24,6 +24,7 @@ from regard.native import ProductStruct, has_wide_vectors, library, processor
 from regard.native.matrices import KINDS
 
 _WORTH = 1 << 19  # multiplications; of fewer the call costs as much as it saves
+_DEEP = 1024  # see `Product` of product.h
 
 
 class Linear(nn.Linear):
@@ -44,8 +45,8 @@ def linear(
         return F.linear(x, weight, bias)
     if _learns(given) and _is_faster(given):
         way: type[torch.autograd.Function] = _Linear
-    elif _is_compiled_anew(given):
-        way = _LinearOfFewSizes
+    elif _goes_in_half(given):
+        way = _LinearInHalf if _has_half_kernel() else _LinearOfFewSizes
     else:
         return F.linear(x, weight, bias)
     found: Tensor = way.apply(x.reshape(-1, x.shape[-1]), weight, bias)
@@ -58,7 +59,7 @@ def product(a: Float[Tensor, "rows tokens"], b: Float[Tensor, "tokens columns"])
         if _is_faster((a, b)):
             return multiplied(a, b)
         if a.dtype == b.dtype == torch.bfloat16:
-            return _filled(a.t()).t() @ _filled(b)
+            return multiplied(a, b) if _has_half_kernel() else _filled(a.t()).t() @ _filled(b)
     return a @ b
 
 
@@ -68,18 +69,26 @@ def are_plain(given: tuple[Tensor, ...]) -> bool:
     return plain and not torch.compiler.is_compiling()
 
 
-def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b + bias in native code, whatever is faster: float32 on the CPU, views as they lie; there are kernels."""
+def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """a b + bias in native code, whatever is faster: on the CPU, views as they lie; there are kernels.
+
+    All float32; or `a` bfloat16, and `b` and `dtype`, that of the result (None: that of `a`), either: then in bfloat16.
+    """
     native = library()
     assert native is not None
-    c = a.new_empty(len(a), b.shape[1])
-    strips = a.new_empty(min(len(b), 1024) * -(-b.shape[1] // 32) * 32)
-    bias = None if bias is None else bias.contiguous()
+    dtype = a.dtype if dtype is None else dtype
+    deep = a.dtype == torch.bfloat16 and len(b) > _DEEP  # more trips than one, and sums stay float32 between them
+    c = torch.empty(len(a), b.shape[1], dtype=torch.float32 if deep else dtype)
+    strips = torch.empty(min(len(b), _DEEP) * -(-b.shape[1] // 32) * 32)
+    bias = None if bias is None else bias.float().contiguous()
     call = ProductStruct(
         rows=len(a),
         columns=b.shape[1],
         depth=len(b),
         threads=torch.get_num_threads(),
+        a_kind=KINDS[a.dtype],
+        b_kind=KINDS[b.dtype],
+        c_kind=KINDS[c.dtype],
         a=a.data_ptr(),
         a_row=a.stride(0),
         a_depth=a.stride(1),
@@ -91,7 +100,7 @@ def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         strips=strips.data_ptr(),
     )
     native.regard_product(ctypes.byref(call))
-    return c
+    return c.to(dtype)
 
 
 class _Linear(torch.autograd.Function):
@@ -109,6 +118,30 @@ class _Linear(torch.autograd.Function):
             multiplied(gradient, weight) if to_x else None,
             multiplied(gradient.t(), x) if to_weight else None,
             gradient.sum(dim=0) if to_bias else None,
+        )
+
+
+class _LinearInHalf(torch.autograd.Function):
+    """In bfloat16, as autocast has it; weights and their gradient are read and written in the type they have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.dtypes = [None if part is None else part.dtype for part in (x, weight, bias)]
+        half = x.bfloat16()
+        ctx.save_for_backward(half, weight)
+        return multiplied(half, weight.t(), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        of_x, of_weight, of_bias = ctx.dtypes
+        half = gradient.bfloat16()
+        return (
+            multiplied(half, weight, dtype=of_x) if to_x else None,
+            multiplied(half.t(), x, dtype=of_weight) if to_weight else None,
+            gradient.sum(dim=0).to(of_bias) if to_bias else None,
         )
 
 
@@ -163,8 +196,8 @@ def _is_faster(given: tuple[Tensor, ...]) -> bool:
     return whole and _has_kernel() and not torch.is_autocast_enabled("cpu")
 
 
-def _is_compiled_anew(given: tuple[Tensor, ...]) -> bool:
-    """Whether autocast would take the product to bfloat16, for which a kernel is compiled."""
+def _goes_in_half(given: tuple[Tensor, ...]) -> bool:
+    """Whether autocast takes the product to bfloat16."""
     is_half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return is_half and all(part.dtype in KINDS for part in given)
 
@@ -172,3 +205,9 @@ def _is_compiled_anew(given: tuple[Tensor, ...]) -> bool:
 @cache
 def _has_kernel() -> bool:
     return has_wide_vectors() and "GenuineIntel" not in processor()
+
+
+@cache
+def _has_half_kernel() -> bool:
+    """Not where there are tiles, which PyTorch's products use better."""
+    return has_wide_vectors() and "avx512_bf16" in processor() and "amx_bf16" not in processor()
