@@ -1,8 +1,9 @@
-"""Matrix products of training in float32: this package's native code beside PyTorch's, each in a process of its own.
+"""Matrix products of training: this package's native code beside PyTorch's, each in a process of its own.
 
 The three products of a linear map that learns: y = x W^T, and the gradients dx = dy W and dW = dy^T x, for 2,048 tokens
 in the widths of `train_systems.py`. GFLOP/s, the median of the rounds; and how far the largest error is from the
-product in float64, over the largest value.
+product of the same numbers in float64, over the largest value. In bf16 weights come as float32 and their gradient goes as
+float32, as under autocast.
 
     python benchmarks/products.py --keep                  # the table in RESULTS.md
 """
@@ -22,10 +23,11 @@ TOKENS = 2048
 SHAPES = ((256, 256), (256, 768), (256, 1024), (1024, 256), (512, 2048), (256, 4000))
 """Inputs and outputs of the maps."""
 KINDS = ("x W^T", "dy W", "dy^T x")
+PRECISIONS = ("fp32", "bf16")
 REPEATS = 10
 
 
-def make(peer: str, kind: str, inputs: int, outputs: int, threads: int) -> Callable[[], float]:
+def make(peer: str, precision: str, kind: str, inputs: int, outputs: int, threads: int) -> Callable[[], float]:
     """Ten products; returns the error of the last one."""
     import torch
 
@@ -35,15 +37,20 @@ def make(peer: str, kind: str, inputs: int, outputs: int, threads: int) -> Calla
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    x, weight, d_y = torch.randn(TOKENS, inputs), torch.randn(outputs, inputs), torch.randn(TOKENS, outputs)
+    half = torch.bfloat16 if precision == "bf16" else torch.float32
+    x, weight, d_y = torch.randn(TOKENS, inputs).to(half), torch.randn(outputs, inputs), torch.randn(TOKENS, outputs)
+    d_y, found = d_y.to(half), torch.float32 if kind == "dy^T x" else half
     a, b = {"x W^T": (x, weight.t()), "dy W": (d_y, weight), "dy^T x": (d_y.t(), x)}[kind]
-    multiply: Any = products.multiplied if peer == "regard" else torch.mm
-    exact = a.double() @ b.double()
-    error = float((multiply(a, b) - exact).abs().max() / exact.abs().max())
+
+    def multiply() -> Any:
+        return products.multiplied(a, b, dtype=found) if peer == "regard" else torch.mm(a, b.to(half)).to(found)
+
+    exact = a.double() @ b.to(half).double()
+    error = float((multiply() - exact).abs().max() / exact.abs().max())
 
     def several() -> float:
         for _ in range(REPEATS):
-            multiply(a, b)
+            multiply()
         return error
 
     return several
@@ -52,15 +59,19 @@ def make(peer: str, kind: str, inputs: int, outputs: int, threads: int) -> Calla
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="write the table into RESULTS.md")
     options = parser.parse_args()
     lines = [
-        "| product | inputs, outputs | PyTorch | error | regard | error | regard is |",
-        "| - | - | -: | -: | -: | -: | -: |",
+        "| precision | product | inputs, outputs | PyTorch | error | regard | error | regard is |",
+        "| - | - | - | -: | -: | -: | -: | -: |",
     ]
-    for kind, (inputs, outputs) in product(KINDS, SHAPES):
-        made = [Contender(peer, make, peer, kind, inputs, outputs, options.threads) for peer in ("PyTorch", "regard")]
+    for precision, kind, (inputs, outputs) in product(options.precision, KINDS, SHAPES):
+        made = [
+            Contender(peer, make, peer, precision, kind, inputs, outputs, options.threads)
+            for peer in ("PyTorch", "regard")
+        ]
         errors = {one.name: one.result() for one in made}
         seconds = interleaved(made, options.rounds)
         for one in made:
@@ -68,7 +79,7 @@ def main() -> None:
         operations = 2 * TOKENS * inputs * outputs * REPEATS / 1e9
         cells = [f"{operations / statistics.median(seconds[peer]):.0f} | {errors[peer]:.1e}" for peer in errors]
         cells.append(f"{ratio(seconds['regard'], seconds['PyTorch']):.2f} x")
-        lines.append(f"| {kind} | {inputs}, {outputs} | {' | '.join(cells)} |")
+        lines.append(f"| {precision} | {kind} | {inputs}, {outputs} | {' | '.join(cells)} |")
     print("\n" + "\n".join(lines))
     if options.keep:
         command = " ".join(["python benchmarks/products.py", *sys.argv[1:]])
@@ -77,7 +88,7 @@ def main() -> None:
             "",
             *lines,
         ]
-        keep("products", "Matrix products of training, fp32", command, lines)
+        keep("products", "Matrix products of training", command, lines)
 
 
 if __name__ == "__main__":
