@@ -2,8 +2,8 @@
 
 The three products of a linear map that learns: y = x W^T, and the gradients dx = dy W and dW = dy^T x, for 2,048 tokens
 in the widths of `train_systems.py`. GFLOP/s, the median of the rounds; and how far the largest error is from the
-product of the same numbers in float64, over the largest value. In bf16 weights come as float32 and their gradient goes as
-float32, as under autocast.
+product of the same numbers in float64, over the largest value. In bf16 weights come as float32 and their gradient goes
+as float32, as under autocast.
 
     python benchmarks/products.py --keep                  # the table in RESULTS.md
 """
