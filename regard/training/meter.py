@@ -53,8 +53,11 @@ class Meter:
         """Measure the machine's peak, unless it is known from before. All workers do it at the same time."""
         here = f"{machine()}, {self.device}, {torch.get_num_threads()} threads, {self.recipe.training.precision}"
         if here != self.peak_of:
-            dtype = torch.bfloat16 if self.recipe.training.precision == "bf16" else torch.float32
-            self.peak, self.peak_of = peak_flops_per_second(self.device, dtype), here
+            self.peak, self.peak_of = self._peak_now(), here
+
+    def _peak_now(self) -> float:
+        half = self.recipe.training.precision == "bf16"
+        return peak_flops_per_second(self.device, torch.bfloat16 if half else torch.float32)
 
     def flops(self, batch: Any) -> int:
         """Operations of a training step on this worker's share of a batch."""
@@ -70,6 +73,9 @@ class Meter:
         """What it comes to; the window of recent steps begins anew."""
         recent, total, self.recent = self.recent, self.total, Window()
         energy, cost = self.energy, self.recipe.cost
+        rate = recent.flops / max(1e-9, recent.seconds)
+        if rate > self.peak > 0:  # then the machine had other work when that was measured
+            self.peak = max(self.peak, self._peak_now())
         return Measured(
             step=step,
             loss=recent.mean_loss or 0.0,
@@ -78,7 +84,7 @@ class Meter:
             train_seconds=total.seconds,
             seconds=seconds,
             tokens_per_second=recent.tokens / max(1e-9, recent.seconds),
-            flops_per_second=recent.flops / max(1e-9, recent.seconds),
+            flops_per_second=rate,
             peak_flops_per_second=self.peak * self.workers,
             peak_memory=peak_memory(self.device),
             energy_wh=energy.watt_hours,

@@ -70,6 +70,17 @@ def test_the_peak_is_measured_once_a_machine(monkeypatch):
     assert [given[1] for given in calls] == [torch.float32, torch.bfloat16]
 
 
+def test_a_peak_below_what_training_reaches_is_measured_again(monkeypatch):
+    """It was measured while the machine had other work; a share of over 100 % would be none."""
+    found = iter([1e9, 8e9])
+    monkeypatch.setattr("regard.training.meter.peak_flops_per_second", lambda *given: next(found))
+    one = meter()
+    one.begin()
+    for step in (1, 2):
+        one.stepped(stepped(step), seconds=1.0)  # 5e9 a second: the second time below the peak
+        assert one.measured(step, 1.0, ()).peak_flops_per_second == 8e9
+
+
 def test_the_peak_is_what_a_matrix_product_reaches():
     found = peak_flops_per_second(torch.device("cpu"), torch.float32)
     matrix = torch.ones(1024, 1024)
