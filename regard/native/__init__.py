@@ -168,8 +168,13 @@ def library() -> ctypes.CDLL | None:
 @cache
 def has_wide_vectors() -> bool:
     """Whether there are kernels, built for AVX-512: some are only worth taking with it."""
+    return is_built_for("avx512f")
+
+
+def is_built_for(ability: str) -> bool:
+    """Whether there are kernels that use what the processor can do, in the words of Linux."""
     native = library()
-    return native is not None and "avx512f" in native.regard_needs().decode()
+    return native is not None and ability in native.regard_needs().decode().split()
 
 
 def _share_threads() -> bool:

@@ -1,10 +1,11 @@
 """Matrix products that learn, on a CPU, where PyTorch's own stay far below what is possible.
 
-float32: PyTorch multiplies with Intel's library, which reaches the peak on Intel's processors and less than half of it
-on others. There `product.h` is twice as fast.
+float32: PyTorch multiplies with Intel's library, which reaches the peak on Intel's processors and stays below it on
+others, below half of it on some. There `product.h` multiplies.
 
-bfloat16: PyTorch compiles a kernel for each number of rows, which takes as long as the product or longer, and keeps it.
-Ragged batches have a new number of tokens at each step; here rows of zeros make it one of few.
+bfloat16: PyTorch compiles a kernel for each number of rows, which takes as long as the product or longer, and keeps it;
+ragged batches have a new number of tokens at each step. Where a processor multiplies bfloat16 without tiles,
+`product.h` does it, from weights as they lie. Elsewhere rows of zeros make the numbers of rows few.
 (docs/log.md, "Training beside peers")
 """
 
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from regard.native import ProductStruct, has_wide_vectors, library, processor
+from regard.native import ProductStruct, has_wide_vectors, is_built_for, library, processor
 from regard.native.matrices import KINDS
 
 _WORTH = 1 << 19  # multiplications; of fewer the call costs as much as it saves
@@ -210,4 +211,4 @@ def _has_kernel() -> bool:
 @cache
 def _has_half_kernel() -> bool:
     """Not where there are tiles, which PyTorch's products use better."""
-    return has_wide_vectors() and "avx512_bf16" in processor() and "amx_bf16" not in processor()
+    return is_built_for("avx512_bf16") and "amx_bf16" not in processor()
