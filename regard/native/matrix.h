@@ -22,18 +22,29 @@ typedef int32_t LooseIntLanes __attribute__((vector_size(64), aligned(4), may_al
 inline Lanes load(const float* from) { return *(const LooseLanes*)from; }
 inline void store(float* to, Lanes x) { *(LooseLanes*)to = x; }
 
-// 16 rows of 16 become columns: taking turns between the upper and the lower half, four times, sets every bit of a place right.
+// The lower halves of two, taking turns, or the upper halves.
+inline Lanes dealt_low(Lanes a, Lanes b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#else
+    return __builtin_shuffle(a, b, IntLanes{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+#endif
+}
+inline Lanes dealt_high(Lanes a, Lanes b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#else
+    return __builtin_shuffle(a, b, IntLanes{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+#endif
+}
+
+// 16 rows of 16 become columns: dealt four times, each bit of a place has come round.
 inline void turn(Lanes (&rows)[16]) {
-    typedef int32_t Places __attribute__((vector_size(64)));
-    const Places low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
 #pragma GCC unroll 4
-    for (int stage = 0; stage < 4; stage++) {
+    for (int time = 0; time < 4; time++) {
         Lanes dealt[16];
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            dealt[2 * i] = __builtin_shuffle(rows[i], rows[i + 8], low);
-            dealt[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + 8], high);
-        }
+        for (int i = 0; i < 8; i++) dealt[2 * i] = dealt_low(rows[i], rows[i + 8]), dealt[2 * i + 1] = dealt_high(rows[i], rows[i + 8]);
 #pragma GCC unroll 16
         for (int i = 0; i < 16; i++) rows[i] = dealt[i];
     }
