@@ -224,7 +224,9 @@ class Run:
         self.cpu_seconds += time.process_time() - begun_cpu
         spent = (self.seconds, self.cpu_seconds, self.meter.loss_since_validation())
         event = Validated(self.step, loss, result.scores, improved, *spent)
-        event = replace(event, verdict=verdict([*read_validations(self.folder), event]))
+        # A run that went back to a checkpoint finds in its log what it said the first time.
+        before = [past for past in read_validations(self.folder) if past.step < self.step]
+        event = replace(event, verdict=verdict([*before, event]))
         append_event(self.folder, event)
         if improved:
             self.best = result.better

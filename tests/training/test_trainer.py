@@ -356,6 +356,15 @@ def test_the_meter_goes_on_too(place):
     assert [event.train_loss for event in ours] == [event.train_loss for event in theirs]
 
 
+def test_a_run_that_went_back_judges_as_it_did_the_first_time(place):
+    changes = ("training.checkpoint_every=3", "training.validate_every=2", "training.max_steps=8")
+    whole = [event for event in train(recipe(*changes), place / "run") if isinstance(event, Validated)]
+    (place / "run" / "checkpoint.previous.safetensors").rename(place / "run" / "checkpoint.safetensors")
+    again = [event for event in train(recipe(*changes), place / "run", resume=True) if isinstance(event, Validated)]
+    assert 0 < len(again) < len(whole)
+    assert [event.verdict for event in again] == [event.verdict for event in whole[-len(again) :]]
+
+
 # --- nothing is lost --------------------------------------------------------------------------------------------------
 
 
