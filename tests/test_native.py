@@ -102,7 +102,7 @@ def test_halves_are_multiplied_exactly_and_rounded_once(
     assert error <= 2e-7 * depth + largest * (1e-7 if types[1] == torch.float32 else 2**-8)
 
 
-@pytest.mark.parametrize("way", ["InHalf", "FewSizes"])
+@pytest.mark.parametrize("way", ["_Linear", "_LinearOfFewSizes"])
 @given(rows=st.integers(1, 200), inputs=SIZES, outputs=SIZES, biased=st.booleans(), wide=st.booleans())
 def test_in_bfloat16_it_is_pytorchs(way: str, rows: int, inputs: int, outputs: int, biased: bool, wide: bool) -> None:
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
@@ -111,11 +111,11 @@ def test_in_bfloat16_it_is_pytorchs(way: str, rows: int, inputs: int, outputs: i
     for compute in (linear, F.linear):
         given = [part.detach().requires_grad_() for part in parts]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(products, "_has_half_kernel", lambda: way == "InHalf")
+            patch.setattr(products, "_has_half_kernel", lambda: way == "_Linear")
             with torch.autocast("cpu", torch.bfloat16):
                 y = compute(*given)
         assert y.dtype == torch.bfloat16
-        assert (way in type(y.grad_fn).__name__) == (compute is linear)
+        assert (type(y.grad_fn).__name__ == f"{way}Backward") == (compute is linear)
         found.append([y, *torch.autograd.grad(y, given, upstream)])
     for ours, theirs, part in zip(*found, [found[0][0], *parts], strict=True):
         assert ours.dtype == part.dtype

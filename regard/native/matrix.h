@@ -22,19 +22,13 @@ typedef int32_t LooseIntLanes __attribute__((vector_size(64), aligned(4), may_al
 inline Lanes load(const float* from) { return *(const LooseLanes*)from; }
 inline void store(float* to, Lanes x) { *(LooseLanes*)to = x; }
 
-// The lower halves of two, taking turns, or the upper halves.
-inline Lanes dealt_low(Lanes a, Lanes b) {
+template <int FIRST>  // 0: the lower halves of two, taking turns; 8: the upper halves
+inline Lanes dealt(Lanes a, Lanes b) {
 #if defined(__clang__)
-    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return __builtin_shufflevector(a, b, FIRST, FIRST + 16, FIRST + 1, FIRST + 17, FIRST + 2, FIRST + 18, FIRST + 3, FIRST + 19,
+                                   FIRST + 4, FIRST + 20, FIRST + 5, FIRST + 21, FIRST + 6, FIRST + 22, FIRST + 7, FIRST + 23);
 #else
-    return __builtin_shuffle(a, b, IntLanes{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-#endif
-}
-inline Lanes dealt_high(Lanes a, Lanes b) {
-#if defined(__clang__)
-    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#else
-    return __builtin_shuffle(a, b, IntLanes{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+    return __builtin_shuffle(a, b, IntLanes{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23} + FIRST);
 #endif
 }
 
@@ -42,11 +36,11 @@ inline Lanes dealt_high(Lanes a, Lanes b) {
 inline void turn(Lanes (&rows)[16]) {
 #pragma GCC unroll 4
     for (int time = 0; time < 4; time++) {
-        Lanes dealt[16];
+        Lanes next[16];
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) dealt[2 * i] = dealt_low(rows[i], rows[i + 8]), dealt[2 * i + 1] = dealt_high(rows[i], rows[i + 8]);
+        for (int i = 0; i < 8; i++) next[2 * i] = dealt<0>(rows[i], rows[i + 8]), next[2 * i + 1] = dealt<8>(rows[i], rows[i + 8]);
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) rows[i] = dealt[i];
+        for (int i = 0; i < 16; i++) rows[i] = next[i];
     }
 }
 

@@ -66,15 +66,26 @@ inline void lay_along(const T* __restrict from, int count, int values, float* __
     if (values % K::VALUES) ((uint16_t*)to)[values] = 0;
 }
 
-// One word of each of `count` rows or columns that lie side by side.
 template <class K, class T>
-ALWAYS void lay_across(const T* __restrict first, const T* __restrict second, int count, float* __restrict to) {
+ALWAYS void lay_side_by_side(const T* __restrict first, const T* __restrict second, int count, float* __restrict to) {
     if (second) {
 #pragma omp simd
         for (int i = 0; i < count; i++) to[i] = K::word(first[i], second[i]);
     } else {
 #pragma omp simd
         for (int i = 0; i < count; i++) to[i] = K::word(first[i], T(0));
+    }
+}
+
+// One word of each of up to WHOLE rows or columns that lie side by side, or `apart`; `second` is null beyond the depth.
+template <class K, int WHOLE, class T>
+ALWAYS void lay_across(const T* first, const T* second, int64_t apart, int count, float* to) {
+    if (apart != 1) {
+        for (int i = 0; i < count; i++) to[i] = K::word(first[i * apart], second ? second[i * apart] : T(0));
+    } else if (count >= WHOLE) {
+        lay_side_by_side<K>(first, second, WHOLE, to);  // a number that the compiler knows
+    } else {
+        lay_side_by_side<K>(first, second, count, to);
     }
 }
 
@@ -88,15 +99,9 @@ inline void lay_columns(const Product& call, int begin, int depth, const Share& 
     if (call.b_depth != 1) {
         for (int k = 0; k < depth; k++)  // all strips at each: what lies together is read together
             for (int column = first; column < last; column += WIDE) {
-                const T *one = from + int64_t(k) * K::VALUES * call.b_depth + column * call.b_column, *other = K::VALUES * k + 1 < values ? one + call.b_depth : nullptr;
-                float* strip = to + int64_t(column - first) * depth + k * WIDE;
-                if (call.b_column != 1) {
-                    for (int i = 0; i < std::min(WIDE, last - column); i++) strip[i] = K::word(one[i * call.b_column], other ? other[i * call.b_column] : T(0));
-                } else if (column + WIDE <= last) {
-                    lay_across<K>(one, other, WIDE, strip);
-                } else {
-                    lay_across<K>(one, other, last - column, strip);
-                }
+                const T* one = from + int64_t(k) * K::VALUES * call.b_depth + column * call.b_column;
+                const T* other = K::VALUES * k + 1 < values ? one + call.b_depth : nullptr;
+                lay_across<K, WIDE>(one, other, call.b_column, std::min(WIDE, last - column), to + int64_t(column - first) * depth + k * WIDE);
             }
         return;
     }
@@ -128,19 +133,12 @@ inline void lay_rows(const Product& call, int begin, int depth, int above, int b
         return;
     }
     for (int k = 0; k < depth; k++) {  // all strips at each: what lies together is read together
-        const T *one = from + int64_t(k) * K::VALUES * call.a_depth, *other = K::VALUES * k + 1 < values ? one + call.a_depth : nullptr;
-        float* strip = to + k * TALL;
+        const T* one = from + int64_t(k) * K::VALUES * call.a_depth;
+        const bool both = K::VALUES * k + 1 < values;
         for (int value = 0; value < K::VALUES; value++)  // rows may lie a page apart, and none is fetched ahead from the next
             for (int i = 0; i < rows; i += 64 / int(sizeof(T))) __builtin_prefetch(one + (int64_t(AHEAD) * K::VALUES + value) * call.a_depth + i);
-        for (int row = 0; row < rows; row += TALL, one += TALL * call.a_row, other = other ? other + TALL * call.a_row : nullptr) {
-            if (call.a_row != 1) {
-                for (int i = 0; i < std::min(TALL, rows - row); i++) strip[row * APART + i] = K::word(one[i * call.a_row], other ? other[i * call.a_row] : T(0));
-            } else if (row + TALL <= rows) {
-                lay_across<K>(one, other, TALL, strip + row * APART);
-            } else {
-                lay_across<K>(one, other, rows - row, strip + row * APART);
-            }
-        }
+        for (int row = 0; row < rows; row += TALL, one += TALL * call.a_row)
+            lay_across<K, TALL>(one, both ? one + call.a_depth : nullptr, call.a_row, std::min(TALL, rows - row), to + k * TALL + row * APART);
     }
 }
 
@@ -176,19 +174,6 @@ inline void multiply(int rows, const float* a, const float* b, int depth, float*
 #undef OF
 }
 
-inline void round_tile_row(const float*, int, float*) {}
-
-inline void round_tile_row(const float* __restrict from, int count, uint16_t* __restrict to) {
-#if defined(__AVX512BF16__)
-    if (count == WIDE) {
-        const __m512bh rounded = _mm512_cvtne2ps_pbh((__m512)load(from + 16), (__m512)load(from));
-        memcpy(to, &rounded, sizeof(rounded));
-        return;
-    }
-#endif
-    for (int j = 0; j < count; j++) to[j] = to_bfloat16(from[j]);
-}
-
 template <class K, class A, class B, class C>
 inline void run(const Product& call, int thread, int threads) {
     const int strips = (call.columns + WIDE - 1) / WIDE, words = (call.depth + K::VALUES - 1) / K::VALUES;
@@ -219,7 +204,9 @@ inline void run(const Product& call, int thread, int threads) {
                     call.a_depth == 1 ? multiply<K, APART, 1>(rows, a, b, depth, to, stride, direct ? count : WIDE, first)
                                       : multiply<K, 1, TALL>(rows, a, b, depth, to, stride, direct ? count : WIDE, first);
                     if (direct) continue;
-                    for (int i = 0; i < rows; i++) round_tile_row(tile + i * WIDE, count, c + int64_t(i) * call.columns);
+                    for (int i = 0; i < rows; i++)
+#pragma omp simd
+                        for (int j = 0; j < count; j++) narrow(tile[i * WIDE + j], c[int64_t(i) * call.columns + j]);
                 }
             }
         }

@@ -44,13 +44,15 @@ def linear(
     given = (x, weight) if bias is None else (x, weight, bias)
     if x.numel() * len(weight) < _WORTH or not are_plain(given):
         return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
     if _learns(given) and _is_faster(given):
-        way: type[torch.autograd.Function] = _Linear
-    elif _goes_in_half(given):
-        way = _LinearInHalf if _has_half_kernel() else _LinearOfFewSizes
-    else:
+        found: Tensor = _Linear.apply(rows, weight, bias, torch.float32)  # type: ignore[no-untyped-call]
+    elif not _goes_in_half(given):
         return F.linear(x, weight, bias)
-    found: Tensor = way.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    elif _has_half_kernel():
+        found = _Linear.apply(rows, weight, bias, torch.bfloat16)  # type: ignore[no-untyped-call]
+    else:
+        found = _LinearOfFewSizes.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
     return found if x.dim() == 2 else found.view(*x.shape[:-1], -1)
 
 
@@ -105,8 +107,12 @@ def multiplied(a: Tensor, b: Tensor, bias: Tensor | None = None, dtype: torch.dt
 
 
 class _Linear(torch.autograd.Function):
+    """In float32, or in bfloat16, as autocast has it: then weights and gradients keep the types that they have."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        ctx.dtypes = [None if part is None else part.dtype for part in (x, weight, bias)]
+        x = x.to(dtype)
         ctx.save_for_backward(x, weight)
         return multiplied(x, weight.t(), bias)
 
@@ -114,35 +120,14 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        to_x, to_weight, to_bias = ctx.needs_input_grad
-        return (
-            multiplied(gradient, weight) if to_x else None,
-            multiplied(gradient.t(), x) if to_weight else None,
-            gradient.sum(dim=0) if to_bias else None,
-        )
-
-
-class _LinearInHalf(torch.autograd.Function):
-    """In bfloat16, as autocast has it; weights and their gradient are read and written in the type they have."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.dtypes = [None if part is None else part.dtype for part in (x, weight, bias)]
-        half = x.bfloat16()
-        ctx.save_for_backward(half, weight)
-        return multiplied(half, weight.t(), bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        to_x, to_weight, to_bias = ctx.needs_input_grad
+        to_x, to_weight, to_bias, _ = ctx.needs_input_grad
         of_x, of_weight, of_bias = ctx.dtypes
-        half = gradient.bfloat16()
+        gradient = gradient.to(x.dtype)
         return (
-            multiplied(half, weight, dtype=of_x) if to_x else None,
-            multiplied(half.t(), x, dtype=of_weight) if to_weight else None,
+            multiplied(gradient, weight, dtype=of_x) if to_x else None,
+            multiplied(gradient.t(), x, dtype=of_weight) if to_weight else None,
             gradient.sum(dim=0).to(of_bias) if to_bias else None,
+            None,
         )
 
 
